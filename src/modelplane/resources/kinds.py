@@ -1,0 +1,45 @@
+"""All kinds, by name. A new kind is one file and one line here; the store needs no migration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelplane.resources.environment import Environment
+from modelplane.resources.job import Job
+from modelplane.resources.meta import Resource
+from modelplane.resources.model import Model, ModelVersion
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import Promotion
+from modelplane.resources.replica import Replica
+from modelplane.resources.rollout import Rollout
+from modelplane.resources.token import Token
+from modelplane.resources.traffic_split import TrafficSplit
+
+_ALL: tuple[type[Resource[Any, Any]], ...] = (
+    Environment,
+    Model,
+    ModelVersion,
+    ModelDeployment,
+    Promotion,
+    Rollout,
+    TrafficSplit,
+    Replica,
+    Job,
+    Token,
+)
+
+KINDS: dict[str, type[Resource[Any, Any]]] = {kind.__name__: kind for kind in _ALL}
+"""Every kind by its name, in the order people meet them."""
+
+BY_PLURAL: dict[str, type[Resource[Any, Any]]] = {kind.plural: kind for kind in _ALL}
+"""Every kind by its name in URL paths."""
+
+
+def find_kind(word: str) -> type[Resource[Any, Any]] | None:
+    """Return the kind a person means: its name in any case, plural, or short name; else None."""
+    wanted = word.lower().replace("_", "-")
+    for kind in _ALL:
+        names = {kind.__name__.lower(), kind.plural, kind.plural.replace("-", "")}
+        if wanted in names or wanted in kind.short_names:
+            return kind
+    return None

@@ -1,0 +1,63 @@
+"""A Replica: one model server of one revision, run by an agent. Pure data.
+
+The placement controller creates it, asks it to stop, and deletes it once it has stopped; the
+agent runs it and reports.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from modelplane.resources.meta import Name, Part, Resource
+from modelplane.resources.revision import Revision
+
+ReplicaPhase = Literal[
+    "Pending", "Preparing", "Starting", "Ready", "NotReady", "Failed", "Draining", "Stopped"
+]
+
+
+class ReplicaSpec(Part):
+    """What should run on the node."""
+
+    deployment: Name
+    revision: Revision
+    index: int = Field(ge=0)
+    node: str = "local"
+    allow_pickle: bool = False
+    stopped: bool = Field(default=False, description="Asked to drain and stop.")
+    signature: dict[str, Any] | None = None
+    input_example: dict[str, Any] | None = Field(
+        default=None, description="The smoke prediction; without one readiness is enough."
+    )
+
+
+class ReplicaStatus(Part):
+    """What runs on the node.
+
+    ``Failed`` is final for this replica: it never became ready. A replica that was ready and
+    died is restarted and is ``NotReady`` meanwhile.
+    """
+
+    phase: ReplicaPhase = "Pending"
+    reason: str = ""
+    message: str = ""
+    address: str = ""
+    pid: int | None = None
+    restarts: int = 0
+    ready_at: datetime | None = None
+    smoke: Literal["", "passed", "failed", "skipped"] = ""
+    log_tail: str = Field(default="", description="Last lines, when it failed.")
+
+
+class Replica(Resource[ReplicaSpec, ReplicaStatus]):
+    """One model server of one revision."""
+
+    scoped: ClassVar[bool] = True
+    plural: ClassVar[str] = "replicas"
+
+    kind: Literal["Replica"] = "Replica"
+    spec: ReplicaSpec
+    status: ReplicaStatus = Field(default_factory=ReplicaStatus)

@@ -1,0 +1,113 @@
+"""A Rollout: one revision on its way to an environment's traffic. Pure data.
+
+Created by the promotion controller, moved by the rollout controller; people pause, resume,
+promote or roll back by changing its spec through actions. The two versions in it are always
+called stable and candidate.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from modelplane.resources.meta import Condition, Name, Part, Resource
+from modelplane.resources.revision import Revision
+from modelplane.resources.strategy import Strategy
+
+RolloutPhase = Literal[
+    "Pending", "Deploying", "Ramping", "Paused", "Promoted", "RolledBack", "Failed", "Superseded"
+]
+FINISHED_ROLLOUT: frozenset[str] = frozenset({"Promoted", "RolledBack", "Failed", "Superseded"})
+MetricVerdictName = Literal["harm", "pass", "undecided", "unavailable"]
+
+
+class RolloutRequest(Part):
+    """What a person wants of a running rollout."""
+
+    action: Literal["promote", "rollback"]
+    subject: str
+    reason: str = ""
+    at: datetime
+
+
+class RolloutSpec(Part):
+    """What is rolled out over what."""
+
+    deployment: Name
+    promotion: str
+    ordinal: int = Field(ge=1, description="Of the deployment's rollouts.")
+    stable: Revision | None = Field(default=None, description="Absent for a first deployment.")
+    candidate: Revision
+    paused: bool = False
+    request: RolloutRequest | None = None
+    superseded_by: str | None = Field(default=None, description="The promotion that took over.")
+
+
+class MetricReport(Part):
+    """One metric's judgement, as people read it. Rates are 0 to 1, latencies microseconds."""
+
+    name: str
+    verdict: MetricVerdictName
+    stable: float | None = None
+    candidate: float | None = None
+    difference: float | None = None
+    lower: float | None = Field(default=None, description="Anytime-valid bound of the difference.")
+    upper: float | None = Field(default=None, description="Anytime-valid bound of the difference.")
+    margin: float | None = None
+    e_value: float | None = Field(default=None, description="Evidence of harm; 1/alpha decides.")
+    requests_needed: int | None = Field(default=None, description="Candidate requests still.")
+    sentence: str = ""
+
+
+class RolloutStep(Part):
+    """One weight the candidate had; the last entry is the present one."""
+
+    id: int = Field(ge=0)
+    weight_pct: float
+    started_at: datetime
+    reason: str = ""
+    applied_at: datetime | None = Field(
+        default=None, description="When the gateway acknowledged the weight."
+    )
+
+
+class RolloutStatus(Part):
+    """Where it is and why."""
+
+    phase: RolloutPhase = "Pending"
+    reason: str = Field(default="", description="Stable code of the last decision.")
+    message: str = Field(default="", description="The last decision in one sentence.")
+    weight_pct: float = 0.0
+    step_id: int = 0
+    steps: tuple[RolloutStep, ...] = ()
+    strategy: Strategy | None = Field(default=None, description="The one last decided by.")
+    started_at: datetime | None = None
+    ramp_started_at: datetime | None = Field(
+        default=None, description="When the candidate first had traffic."
+    )
+    finished_at: datetime | None = None
+    bad_replica: str | None = Field(default=None, description="Blamed instead of the version.")
+    metrics: tuple[MetricReport, ...] = ()
+    candidate_requests: int = 0
+    failed_requests: int = Field(
+        default=0, description="The candidate failed them, whether clients saw it or not."
+    )
+    conditions: tuple[Condition, ...] = ()
+
+
+class Rollout(Resource[RolloutSpec, RolloutStatus]):
+    """One revision on its way into an environment's traffic."""
+
+    scoped: ClassVar[bool] = True
+    plural: ClassVar[str] = "rollouts"
+
+    kind: Literal["Rollout"] = "Rollout"
+    spec: RolloutSpec
+    status: RolloutStatus = Field(default_factory=RolloutStatus)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will move any more."""
+        return self.status.phase in FINISHED_ROLLOUT

@@ -1,0 +1,119 @@
+"""How a new revision takes over an environment's traffic.
+
+Declared in a `ModelDeployment` (or as an environment's default) and read by the rollout
+controller at every step, so that an edit in mid-ramp takes effect. Pure data.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from modelplane.resources.meta import Part
+from modelplane.resources.quantities import Duration, Percent
+
+OnInconclusive = Literal["hold", "rollback", "promote"]
+
+
+class MetricRule(Part):
+    """One metric that the candidate is judged by."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        description="`errors`, `latency`, or a metric that needs labels such as `precision`.",
+    )
+    margin: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="How much worse the candidate may be, as a difference of rates (0.005 is half "
+        "a percentage point). Absent: max(0.0025, a quarter of stable's rate).",
+    )
+    weight: float = Field(
+        default=1.0, gt=0, description="Its share of the error budget alpha, relative to others."
+    )
+
+
+class Analysis(Part):
+    """How the candidate is judged against stable, live."""
+
+    metrics: tuple[MetricRule, ...] = Field(
+        default=(MetricRule(name="errors"), MetricRule(name="latency")),
+        min_length=1,
+        description="All must pass for a promotion; any may roll back.",
+    )
+    interval_s: Duration = Field(
+        default=5.0, alias="interval", description="Least time between two changes of weight."
+    )
+    alpha: float = Field(
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="Greatest chance that a healthy candidate is ever rolled back.",
+    )
+    on_inconclusive: OnInconclusive = Field(
+        default="hold", description="What happens when the deadline comes without a verdict."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Analysis:
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a metric is named twice: {', '.join(names)}")
+        return self
+
+
+class CanaryStrategy(Part):
+    """Traffic moves to the candidate in steps, as fast as the evidence allows."""
+
+    steps: Literal["auto"] | tuple[Percent, ...] = Field(
+        default="auto",
+        description="Percentages that rise, or `auto`: 1, 5, 25, 50 as the risk budget allows. "
+        "100 is the result of the promotion, not a step.",
+    )
+    min_bake_s: Duration = Field(
+        default=120.0, alias="minBake", description="Least time of the whole rollout."
+    )
+    deadline_s: Duration = Field(
+        default=86400.0, alias="deadline", description="By then there must be a verdict."
+    )
+    analysis: Analysis = Field(default_factory=Analysis)
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> CanaryStrategy:
+        if self.steps == "auto":
+            return self
+        steps = tuple(step for step in self.steps if step < 100)
+        if not steps:
+            raise ValueError("steps need at least one percentage below 100")
+        if steps[0] <= 0:
+            raise ValueError("the first step must be above 0")
+        if any(
+            later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)
+        ):
+            raise ValueError(f"steps must rise, got {[float(s) for s in self.steps]}")
+        return self.with_(steps=steps)
+
+
+class AllAtOnceStrategy(Part):
+    """The new revision takes all traffic once it is ready and a smoke prediction passed."""
+
+
+class Strategy(Part):
+    """Exactly one way for a revision to take over."""
+
+    canary: CanaryStrategy | None = None
+    all_at_once: AllAtOnceStrategy | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Strategy:
+        if (self.canary is None) == (self.all_at_once is None):
+            raise ValueError("a strategy is exactly one of: canary, allAtOnce")
+        return self
+
+    @property
+    def type(self) -> Literal["canary", "allAtOnce"]:
+        """The name of the strategy."""
+        return "canary" if self.canary is not None else "allAtOnce"

@@ -1,0 +1,68 @@
+"""What gateways report each second: counts and latencies per live revision. Pure data.
+
+Not resources: telemetry is data, kept in a ring and outside the change log and the audit log.
+The agent makes batches, the API takes them, analysis reads them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from modelplane.resources.meta import Part
+
+
+class ReplicaSample(Part):
+    """Attempts sent to one replica in the interval, and the failed ones among them."""
+
+    attempts: int = Field(ge=0)
+    failures: int = Field(ge=0)
+
+
+class VariantSample(Part):
+    """What one revision of one deployment did in the interval.
+
+    ``latency`` holds sparse histogram bins ``(lower_us, width_us, count)`` in rising order.
+    ``failures`` counts what the revision failed, ``client_failures`` what clients saw of it.
+    """
+
+    deployment: str
+    revision: str = Field(description="Short digest of the revision.")
+    requests: int = Field(ge=0)
+    failures: int = Field(ge=0)
+    client_failures: int = Field(default=0, ge=0)
+    latency: tuple[tuple[float, float, int], ...] = ()
+    replicas: dict[str, ReplicaSample] = Field(default_factory=dict)
+
+
+class SplitInForce(Part):
+    """The rollout step whose split the gateway had acknowledged before the interval began."""
+
+    rollout_uid: str
+    step_id: int
+
+
+class TelemetryBatch(Part):
+    """One interval of one gateway.
+
+    A batch is named by (proxy, boot id, sequence); one that arrives twice changes nothing.
+    """
+
+    environment: str
+    proxy: str = Field(description="`ENVIRONMENT/NODE`.")
+    boot_id: str = Field(description="Changes when the counts start anew at zero.")
+    sequence: int = Field(ge=1)
+    at: datetime = Field(description="End of the interval.")
+    seconds: float = Field(gt=0, description="Its length.")
+    samples: tuple[VariantSample, ...] = ()
+    splits: dict[str, SplitInForce] = Field(
+        default_factory=dict, description="By deployment; absent where none is rolling out."
+    )
+    unrouted: int = Field(default=0, ge=0)
+
+
+class TelemetryReceipt(Part):
+    """The answer to a batch: up to which sequence the agent may forget."""
+
+    confirmed_sequence: int = 0
