@@ -35,8 +35,12 @@ def check_name(name: str) -> str:
 
 
 def check_resource_name(name: str) -> str:
-    """Return `name` when it is a plain name or ``MODEL@VERSION``; raises ValueError otherwise."""
-    if "@" in name and len(name) <= 128 and _VERSIONED_NAME.fullmatch(name):
+    """Return `name` when it is a plain name or ``MODEL@VERSION``; raises ValueError otherwise.
+
+    Names that the system derives from people's (``DEPLOYMENT-REVISION-0``) may be longer, up to
+    128 characters.
+    """
+    if len(name) <= 128 and (_NAME.fullmatch(name) or _VERSIONED_NAME.fullmatch(name)):
         return name
     return check_name(name)
 

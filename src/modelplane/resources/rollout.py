@@ -61,6 +61,35 @@ class MetricReport(Part):
     sentence: str = ""
 
 
+class Judgement(Part):
+    """What the evidence says of a candidate now.
+
+    Written by the analysis controller together with the evidence, once a second; read by the
+    rollout decision and by people watching. Data, so no change of it is audited.
+    """
+
+    step_id: int = Field(description="The newest step that counts have arrived for.")
+    at: datetime = Field(description="End of the newest interval in it.")
+    warm: bool = Field(default=False, description="Stable has been seen enough to judge against.")
+    harm: bool = False
+    passes: bool = Field(default=False, description="Every metric is within its margin.")
+    unavailable: tuple[str, ...] = Field(
+        default=(), description="Metrics that cannot be measured here."
+    )
+    bad_replica: str | None = None
+    allowed_weight_pct: float = Field(
+        default=0.0, description="The largest weight the risk budget allows now."
+    )
+    stable_rps: float = Field(default=0.0, description="Requests per second to the deployment.")
+    requests_needed: int | None = Field(default=None, description="Candidate requests still.")
+    candidate_requests: int = 0
+    failed_requests: int = 0
+    saved_requests: int = Field(default=0, description="Failed ones that stable answered.")
+    dispersion: float = Field(default=1.0, description="How correlated failures are (phi).")
+    metrics: tuple[MetricReport, ...] = ()
+    sentence: str = ""
+
+
 class RolloutStep(Part):
     """One weight the candidate had; the last entry is the present one."""
 

@@ -1,0 +1,121 @@
+"""Moves rollouts: observes, asks `decisions.rollout`, writes the outcome in one transaction.
+
+A promotion's outcome changes the deployment's stable revision in the same transaction as the
+rollout's end, so that there is never a moment with neither or both. Decides nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from modelplane.controllers.keys import deployment_key
+from modelplane.controllers.loop import Fence
+from modelplane.decisions.placement import choose
+from modelplane.decisions.rollout import (
+    AppliedSplit,
+    RolloutDecision,
+    RolloutObservation,
+    Verdict,
+    decide_rollout,
+    effective_strategy,
+)
+from modelplane.ports.clock import Clock
+from modelplane.ports.store import Store, Transaction
+from modelplane.resources.environment import Environment
+from modelplane.resources.meta import Resource, ResourceKey, Subject
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.replica import Replica
+from modelplane.resources.rollout import Judgement, Rollout
+from modelplane.resources.traffic_split import TrafficSplit
+
+SUBJECT = Subject(name="system:rollout")
+
+
+class RolloutController:
+    """Reconciles a deployment's latest rollout."""
+
+    name = "rollout"
+    kinds: Sequence[type[Resource[Any, Any]]] = (
+        ModelDeployment,
+        Rollout,
+        Replica,
+        TrafficSplit,
+    )
+
+    def __init__(self, store: Store, fence: Fence, clock: Clock) -> None:
+        self._store = store
+        self._fence = fence
+        self._clock = clock
+
+    def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
+        """The deployment that the resource is, or belongs to."""
+        yield deployment_key(resource)
+
+    async def reconcile(self, key: ResourceKey) -> float | None:
+        """Decide about the deployment's rollout, and write what was decided."""
+        deployment = await self._store.find(ModelDeployment, key.name, key.environment)
+        if deployment is None or deployment.status.rollout is None:
+            return None
+        rollout = await self._store.find(Rollout, deployment.status.rollout, key.environment)
+        if rollout is None or rollout.finished:
+            return None
+        observed = await self._observe(deployment, rollout)
+        decision = decide_rollout(rollout.spec, rollout.status, observed, now=self._clock.now())
+        await self._apply(deployment, rollout, decision)
+        return decision.requeue_after_s
+
+    async def _observe(self, deployment: ModelDeployment, rollout: Rollout) -> RolloutObservation:
+        environment_name = deployment.metadata.environment
+        environment = await self._store.get(Environment, environment_name or "")
+        replicas, _ = await self._store.list(
+            Replica, environment_name, labels={"deployment": deployment.metadata.name}
+        )
+        split = await self._store.find(TrafficSplit, deployment.metadata.name, environment_name)
+        evidence = await self._store.evidence([rollout.metadata.uid])
+        candidate = rollout.spec.candidate
+        return RolloutObservation(
+            uid=rollout.metadata.uid,
+            strategy=effective_strategy(deployment.spec, environment.spec),
+            replicas_wanted=deployment.spec.replicas,
+            replicas=choose(
+                candidate, deployment.spec.replicas, replicas, avoid=rollout.status.bad_replica
+            ),
+            split=_applied(split),
+            judgement=read_judgement(evidence.get(rollout.metadata.uid)),
+        )
+
+    async def _apply(
+        self, deployment: ModelDeployment, rollout: Rollout, decision: RolloutDecision
+    ) -> None:
+        if decision.status == rollout.status:
+            return
+        transaction = Transaction(SUBJECT, reason=decision.status.message, fence=self._fence.lease)
+        action = f"rollout.{decision.verdict.value}"
+        transaction.update(rollout.with_(status=decision.status), action)
+        if decision.verdict is Verdict.PROMOTE:
+            serving = deployment.with_status(stable=rollout.spec.candidate)
+            transaction.update(serving, "deployment.promote")
+        await self._store.commit(transaction)
+
+
+def read_judgement(evidence: Any) -> Judgement | None:
+    """Return the judgement stored beside the evidence, or None when there is none."""
+    if not evidence or "judgement" not in evidence:
+        return None
+    try:
+        return Judgement.model_validate(evidence["judgement"])
+    except ValidationError:
+        return None  # written by another release: judged anew at the next tick
+
+
+def _applied(split: TrafficSplit | None) -> AppliedSplit:
+    if split is None:
+        return AppliedSplit()
+    generation, status = split.metadata.generation, split.status
+    refusal = status.message if status.refused_generation == generation else ""
+    if status.accepted_generation != generation:
+        return AppliedSplit(refusal=refusal)
+    return AppliedSplit(split.spec.rollout_uid, split.spec.step_id, status.accepted_at, refusal)

@@ -1,0 +1,67 @@
+"""Stores each deployment's traffic split; the agent makes the gateway follow it.
+
+Decides nothing itself (`decisions.traffic`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from modelplane.controllers.keys import deployment_key
+from modelplane.controllers.loop import Fence
+from modelplane.decisions.traffic import decide_split
+from modelplane.ports.store import Store, Transaction
+from modelplane.resources.meta import Metadata, Resource, ResourceKey, Subject
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.replica import Replica
+from modelplane.resources.rollout import Rollout
+from modelplane.resources.traffic_split import TrafficSplit
+
+SUBJECT = Subject(name="system:traffic")
+
+
+class TrafficController:
+    """Reconciles a deployment's TrafficSplit."""
+
+    name = "traffic"
+    kinds: Sequence[type[Resource[Any, Any]]] = (
+        ModelDeployment,
+        Rollout,
+        Replica,
+        TrafficSplit,
+    )
+
+    def __init__(self, store: Store, fence: Fence) -> None:
+        self._store = store
+        self._fence = fence
+
+    def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
+        """The deployment that the resource is, or belongs to."""
+        yield deployment_key(resource)
+
+    async def reconcile(self, key: ResourceKey) -> float | None:
+        """Write the split that one deployment should have now."""
+        deployment = await self._store.find(ModelDeployment, key.name, key.environment)
+        split = await self._store.find(TrafficSplit, key.name, key.environment)
+        transaction = Transaction(SUBJECT, fence=self._fence.lease)
+        if deployment is None:
+            if split is not None:
+                transaction.delete(split, "traffic.withdraw")
+        else:
+            name = deployment.status.rollout
+            rollout = await self._store.find(Rollout, name, key.environment) if name else None
+            replicas, _ = await self._store.list(
+                Replica, key.environment, labels={"deployment": key.name}
+            )
+            spec = decide_split(deployment, rollout, replicas, split)
+            if spec is not None and split is None:
+                metadata = Metadata(
+                    name=key.name, environment=key.environment, labels={"deployment": key.name}
+                )
+                transaction.create(TrafficSplit(metadata=metadata, spec=spec), "traffic.split")
+            elif spec is not None and split is not None and spec != split.spec:
+                transaction.update(split.with_(spec=spec), "traffic.split")
+        if transaction:
+            await self._store.commit(transaction)
+        return None

@@ -1,0 +1,155 @@
+"""Which replicas should run, and which of them take traffic.
+
+Called by `controllers.placement` (create, stop, delete) and `controllers.traffic` (endpoints);
+both use `choose`, so that what stops is never what serves. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.replica import Replica
+from modelplane.resources.revision import Revision
+from modelplane.resources.rollout import Rollout
+from modelplane.resources.traffic_split import TrafficSplit
+
+RETRY_FAILED_AFTER_S = 30.0
+"""A replica of stable that could not start is replaced after this many seconds."""
+
+_READINESS = {"Ready": 0, "NotReady": 1, "Starting": 2, "Preparing": 3, "Pending": 4, "Failed": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementDecision:
+    """What to change.
+
+    Attributes
+    ----------
+    create
+        (revision, index) of replicas to make.
+    stop
+        Running replicas to ask to drain and stop.
+    delete
+        Replicas that have stopped, to forget.
+    requeue_after_s
+        When to look again, or None.
+    """
+
+    create: tuple[tuple[Revision, int], ...] = ()
+    stop: tuple[Replica, ...] = ()
+    delete: tuple[Replica, ...] = ()
+    requeue_after_s: float | None = None
+
+
+def live_revisions(deployment: ModelDeployment, rollout: Rollout | None) -> tuple[Revision, ...]:
+    """Return the revisions that should have replicas: stable, and the running candidate."""
+    revisions = [deployment.status.stable] if deployment.status.stable else []
+    if rollout is not None and not rollout.finished:
+        candidate = rollout.spec.candidate
+        if all(candidate.digest != revision.digest for revision in revisions):
+            revisions.append(candidate)
+    return tuple(revisions)
+
+
+def choose(
+    revision: Revision, count: int, replicas: Sequence[Replica], *, avoid: str | None = None
+) -> tuple[Replica, ...]:
+    """Return the replicas of `revision` to keep, at most `count`, the readiest first.
+
+    Replicas asked to stop, and the one named by `avoid`, are never chosen.
+    """
+    own = [
+        replica
+        for replica in replicas
+        if replica.spec.revision.digest == revision.digest
+        and not replica.spec.stopped
+        and replica.metadata.name != avoid
+    ]
+    own.sort(key=lambda r: (_READINESS.get(r.status.phase, 9), r.spec.index))
+    return tuple(own[:count])
+
+
+def decide_placement(
+    deployment: ModelDeployment,
+    rollout: Rollout | None,
+    replicas: Sequence[Replica],
+    split: TrafficSplit | None,
+    *,
+    now: datetime,
+) -> PlacementDecision:
+    """Decide which replicas to create, stop and delete.
+
+    A replica that serves is asked to stop only after the gateway has acknowledged a split
+    without it; until then both old and new run.
+
+    Parameters
+    ----------
+    deployment, rollout
+        The deployment and its running rollout, if any.
+    replicas
+        All replicas of the deployment.
+    split
+        The deployment's traffic split, if any.
+    now
+        The time, UTC.
+    """
+    wanted: set[str] = set()
+    create: list[tuple[Revision, int]] = []
+    requeue_after_s: float | None = None
+    bad = rollout.status.bad_replica if rollout and not rollout.finished else None
+    for revision in live_revisions(deployment, rollout):
+        chosen = choose(revision, deployment.spec.replicas, replicas, avoid=bad)
+        keep = tuple(r for r in chosen if not _overdue(r, deployment, now))
+        if any(r.status.phase == "Failed" for r in keep):
+            requeue_after_s = RETRY_FAILED_AFTER_S
+        wanted |= {replica.metadata.name for replica in keep}
+        create += [(revision, index) for index in _free_indexes(revision, deployment, replicas)][
+            : deployment.spec.replicas - len(keep)
+        ]
+    surplus = [replica for replica in replicas if replica.metadata.name not in wanted]
+    stop, delete = _retire(surplus, split)
+    return PlacementDecision(tuple(create), stop, delete, requeue_after_s)
+
+
+def decide_removal(replicas: Sequence[Replica], split: TrafficSplit | None) -> PlacementDecision:
+    """Decide what to stop and delete when the deployment itself is gone."""
+    stop, delete = _retire(replicas, split)
+    return PlacementDecision(stop=stop, delete=delete)
+
+
+def _retire(
+    surplus: Sequence[Replica], split: TrafficSplit | None
+) -> tuple[tuple[Replica, ...], tuple[Replica, ...]]:
+    """Return which of `surplus` to stop now, and which have stopped and can be forgotten."""
+    settled = split is None or split.status.accepted_generation == split.metadata.generation
+    named = {e.replica for v in split.spec.variants for e in v.endpoints} if split else set()
+    never_served = {"Pending", "Preparing", "Starting", "Failed"}
+    stop = tuple(
+        replica
+        for replica in surplus
+        if not replica.spec.stopped
+        and replica.metadata.name not in named
+        # Until the newest split is acknowledged the gateway may still use the one before it.
+        and (settled or replica.status.phase in never_served)
+    )
+    delete = tuple(r for r in surplus if r.spec.stopped and r.status.phase == "Stopped")
+    return stop, delete
+
+
+def _overdue(replica: Replica, deployment: ModelDeployment, now: datetime) -> bool:
+    """Whether a failed replica of stable is to be replaced; a candidate's ends its rollout."""
+    stable = deployment.status.stable
+    if stable is None or replica.spec.revision.digest != stable.digest:
+        return False
+    age_s = (now - (replica.metadata.updated_at or now)).total_seconds()
+    return replica.status.phase == "Failed" and age_s >= RETRY_FAILED_AFTER_S
+
+
+def _free_indexes(
+    revision: Revision, deployment: ModelDeployment, replicas: Sequence[Replica]
+) -> tuple[int, ...]:
+    own = {r.spec.index for r in replicas if r.spec.revision.digest == revision.digest}
+    return tuple(i for i in range(len(own) + deployment.spec.replicas) if i not in own)

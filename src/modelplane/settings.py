@@ -1,0 +1,133 @@
+"""Settings: read once, from defaults, then a file, then the environment.
+
+``STATE/config.toml`` (or the file named by ``MODELPLANE_CONFIG``) overrides the defaults,
+``MODELPLANE_*`` variables override the file, and the command line overrides both. Read by the
+CLI and by `wiring`; nothing below this floor reads the environment for settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from modelplane.errors import FieldError, InvalidResource
+
+STATE_FORMAT = 1
+"""The format of the state directory that this release writes."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its unit in the name."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELPLANE_", extra="forbid", frozen=True)
+
+    state: Path = Field(default=Path(".modelplane"), description="The state directory.")
+    api_host: str = Field(default="127.0.0.1", description="Address of the API.")
+    api_port: int = Field(default=7080, ge=1, le=65535, description="Port of the API.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Further host names that requests to the API may carry."
+    )
+    gateway_host: str | None = Field(
+        default=None, description="Address of the gateways; default 127.0.0.1."
+    )
+    staging_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Gateway port of staging; default 7081."
+    )
+    production_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Gateway port of production; default 7082."
+    )
+    max_artifact_bytes: int = Field(default=10 * 2**30, description="Largest artifact accepted.")
+    max_request_bytes: int = Field(
+        default=8 * 2**20, description="Largest inference request a gateway accepts."
+    )
+    gateway_threads: int = Field(default=1, ge=1, le=64, description="Worker threads per Envoy.")
+    reuse_interpreter: bool = Field(
+        default=True,
+        description="Run versions without requirements of their own in modelplane's own Python "
+        "when all the packages they need are installed there.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def state_dir(self) -> Path:
+        """The state directory, absolute."""
+        return self.state.expanduser().absolute()
+
+    @property
+    def paths(self) -> Paths:
+        """Where everything lies."""
+        return Paths(self.state_dir)
+
+    @property
+    def api_url(self) -> str:
+        """The address at which this machine reaches the API."""
+        host = "127.0.0.1" if self.api_host in {"0.0.0.0", "::"} else self.api_host  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.api_port}"
+
+
+class Paths:
+    """The state directory's layout; names only, nothing is created here."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.version = state_dir / "version"
+        self.config = state_dir / "config.toml"
+        self.endpoint = state_dir / "endpoint.json"
+        self.database = state_dir / "store.db"
+        self.audit = state_dir / "audit"
+        self.admin_token = state_dir / "admin-token"
+        self.agent_token = state_dir / "agent-token"
+        self.gateway_token = state_dir / "gateway-token"
+        self.artifacts = state_dir / "artifacts"
+        self.logs = state_dir / "logs"
+        self.agent = state_dir / "agent"
+        self.processes = state_dir / "processes"
+        self.lock = state_dir / "up.lock"
+
+    @property
+    def runtime_dir(self) -> Path:
+        """A short directory for sockets: their paths are limited to 107 bytes."""
+        digest = hashlib.sha256(str(self.state_dir).encode()).hexdigest()[:8]
+        base = os.environ.get("XDG_RUNTIME_DIR", "")
+        if base and len(base) < 40 and os.access(base, os.W_OK):
+            return Path(base) / f"modelplane-{digest}"
+        return Path(tempfile.gettempdir()) / f"modelplane-{os.getuid()}-{digest}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` that are None count as not given.
+
+    Raises
+    ------
+    InvalidResource
+        When the file is malformed or a value does not fit; names the setting.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        first = Settings(**given)
+        file = Path(os.environ.get("MODELPLANE_CONFIG") or first.paths.config)
+        if not file.is_file():
+            return first
+        with file.open("rb") as stream:
+            from_file = tomllib.load(stream)
+        prefix = "MODELPLANE_"
+        from_environment = {
+            name for name in Settings.model_fields if prefix + name.upper() in os.environ
+        }
+        kept = {name: value for name, value in from_file.items() if name not in from_environment}
+        return Settings(**{**kept, **given})
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidResource(f"{file} is not TOML: {error}") from error
+    except ValidationError as error:
+        faults = [
+            FieldError(".".join(str(part) for part in fault["loc"]), fault["msg"])
+            for fault in error.errors()
+        ]
+        raise InvalidResource("a setting is not valid", faults) from error
