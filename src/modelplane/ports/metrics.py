@@ -41,6 +41,9 @@ class Metrics(Protocol):
     ) -> Mapping[str, VariantSample]:
         """Return the sums since then by the short digest of the revision."""
 
+    def positions(self) -> Mapping[BatchPosition, int]:
+        """Return the last sequence recorded of each gateway boot that is still remembered."""
+
     def confirm(self, proxy: str, boot_id: str, sequence: int) -> None:
         """Note that all evidence up to `sequence` is durable; the next receipt says so."""
 

@@ -6,9 +6,10 @@ controller at every step, so that an edit in mid-ramp takes effect. Pure data.
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from modelplane.resources.meta import Part
 from modelplane.resources.quantities import Duration, Percent
@@ -81,20 +82,17 @@ class CanaryStrategy(Part):
     )
     analysis: Analysis = Field(default_factory=Analysis)
 
-    @model_validator(mode="after")
-    def _steps_rise(self) -> CanaryStrategy:
-        if self.steps == "auto":
-            return self
-        steps = tuple(step for step in self.steps if step < 100)
-        if not steps:
-            raise ValueError("steps need at least one percentage below 100")
-        if steps[0] <= 0:
-            raise ValueError("the first step must be above 0")
-        if any(
-            later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)
-        ):
-            raise ValueError(f"steps must rise, got {[float(s) for s in self.steps]}")
-        return self.with_(steps=steps)
+    @field_validator("steps", mode="after")
+    @classmethod
+    def _steps_rise(cls, steps: Literal["auto"] | tuple[float, ...]) -> Any:
+        if steps == "auto":
+            return steps
+        if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+            raise ValueError(f"steps must rise, got {', '.join(f'{step:g}' for step in steps)}")
+        below = tuple(step for step in steps if step < 100)
+        if not below or below[0] <= 0:
+            raise ValueError("steps need at least one percentage above 0 and below 100")
+        return below
 
 
 class AllAtOnceStrategy(Part):

@@ -1,0 +1,281 @@
+"""Judges all running rollouts once a second, in one vectorised step.
+
+Reads telemetry, updates each rollout's evidence, stores evidence and judgement together in one
+fenced transaction, and wakes the rollout controller where the judgement changed. Moves nothing
+itself: the rollout controller reads the stored judgement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from modelplane.controllers.loop import Fence
+from modelplane.decisions.analysis import (
+    AnalysisSettings,
+    AnalysisVerdict,
+    EvidenceState,
+    MetricSettings,
+    RampSettings,
+    Tick,
+    VersionCounts,
+    absorb_many,
+    allowed_weight_pct,
+    judge_many,
+    start_evidence,
+    tick_from_batch,
+)
+from modelplane.errors import InvalidResource, ModelplaneError
+from modelplane.ports.clock import Clock
+from modelplane.ports.metrics import Metrics
+from modelplane.ports.store import Store, Transaction
+from modelplane.resources.meta import ResourceKey, Subject
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.rollout import Judgement, MetricReport, Rollout
+from modelplane.resources.telemetry import TelemetryBatch
+
+_log = structlog.get_logger(__name__)
+
+SUBJECT = Subject(name="system:analysis")
+TICK_S = 1.0
+HISTORY_S = 1800.0
+"""How far back stable's ordinary scatter is learned from, when a rollout begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One running rollout, with what judging it needs."""
+
+    rollout: Rollout
+    deployment: ModelDeployment
+    settings: AnalysisSettings
+
+    @property
+    def uid(self) -> str:
+        return self.rollout.metadata.uid
+
+
+class AnalysisController:
+    """Runs beside the loop; `wake` is told the deployments whose judgement changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        fence: Fence,
+        clock: Clock,
+        wake: Callable[[ResourceKey], None],
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._fence = fence
+        self._clock = clock
+        self._wake = wake
+        self._running: dict[str, Rollout] = {}
+        self._evidence: dict[str, EvidenceState] = {}
+        self._judgements: dict[str, Judgement] = {}
+
+    async def run(self) -> None:
+        """Judge once a second, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(), name="analysis-follow")
+            group.create_task(self._tick_forever(), name="analysis-tick")
+
+    async def _follow(self) -> None:
+        """Keep the set of running rollouts."""
+        while True:
+            try:
+                rollouts, since = await self._store.list(Rollout)
+                self._running = {r.metadata.uid: r for r in rollouts if not r.finished}
+                async for change in self._store.watch(since, (Rollout,)):
+                    uid, rollout = change.resource.metadata.uid, change.resource
+                    if change.type == "put" and isinstance(rollout, Rollout):
+                        self._running[uid] = rollout
+                    if change.type == "delete" or (
+                        isinstance(rollout, Rollout) and rollout.finished
+                    ):
+                        self._running.pop(uid, None)
+                        self._evidence.pop(uid, None)
+                        self._judgements.pop(uid, None)
+            except ModelplaneError as error:
+                _log.warning("analysis.follow_failed", error=str(error))
+                await self._clock.sleep(1.0)
+
+    async def _tick_forever(self) -> None:
+        due_s = self._clock.monotonic_s()
+        while True:
+            await self._fence.held.wait()
+            try:
+                await self.tick()
+            except ModelplaneError as error:
+                self._evidence.clear()  # read again what is stored
+                _log.warning("analysis.tick_failed", error=str(error))
+            due_s = max(due_s + TICK_S, self._clock.monotonic_s())
+            await self._clock.sleep(due_s - self._clock.monotonic_s())
+
+    async def tick(self) -> None:
+        """Absorb what has arrived and judge; what was absorbed before changes nothing."""
+        now = self._clock.now()
+        positions = self._metrics.positions()
+        cases = await self._cases()
+        states = await self._states(cases)
+        ticks = [self._ticks(case, state) for case, state in zip(cases, states, strict=True)]
+        settings = [case.settings for case in cases]
+        if cases:
+            absorbed = await asyncio.to_thread(absorb_many, states, ticks, settings)
+            verdicts = await asyncio.to_thread(judge_many, absorbed, settings, now)
+            await self._keep(cases, absorbed, verdicts)
+        for (proxy, boot_id), sequence in positions.items():
+            self._metrics.confirm(proxy, boot_id, sequence)
+
+    async def _cases(self) -> list[_Case]:
+        cases = []
+        for rollout in list(self._running.values()):
+            strategy = rollout.status.strategy
+            if rollout.spec.stable is None or strategy is None or strategy.canary is None:
+                continue
+            deployment = await self._store.find(
+                ModelDeployment, rollout.spec.deployment, rollout.metadata.environment
+            )
+            if deployment is None:
+                continue
+            analysis = strategy.canary.analysis
+            rules = tuple(MetricSettings(m.name, m.margin, m.weight) for m in analysis.metrics)
+            settings = AnalysisSettings(alpha=analysis.alpha, metrics=rules)
+            cases.append(_Case(rollout, deployment, settings))
+        return cases
+
+    async def _states(self, cases: Sequence[_Case]) -> list[EvidenceState]:
+        unknown = [case for case in cases if case.uid not in self._evidence]
+        stored = await self._store.evidence([case.uid for case in unknown]) if unknown else {}
+        for case in unknown:
+            state = _read_state(stored.get(case.uid))
+            if state is None:
+                state = start_evidence(case.uid, case.settings, await self._history(case))
+            self._evidence[case.uid] = state
+        return [self._evidence[case.uid] for case in cases]
+
+    async def _history(self, case: _Case) -> EvidenceState | None:
+        """Return the evidence of the rollout before, which knows how stable's failures scatter."""
+        before = f"{case.rollout.spec.deployment}-{case.rollout.spec.ordinal - 1}"
+        rollout = await self._store.find(Rollout, before, case.rollout.metadata.environment)
+        if rollout is None:
+            return None
+        stored = await self._store.evidence([rollout.metadata.uid])
+        return _read_state(stored.get(rollout.metadata.uid))
+
+    def _ticks(self, case: _Case, state: EvidenceState) -> list[Tick]:
+        rollout = case.rollout
+        created = rollout.metadata.created_at or self._clock.now()
+        batches = self._metrics.batches(
+            rollout.metadata.environment or "",
+            rollout.spec.deployment,
+            since=created - timedelta(seconds=HISTORY_S),
+            after=state.sequences,
+        )
+        return [_tick(case, batch, created) for batch in batches]
+
+    async def _keep(
+        self,
+        cases: Sequence[_Case],
+        states: Sequence[EvidenceState],
+        verdicts: Sequence[AnalysisVerdict],
+    ) -> None:
+        transaction = Transaction(SUBJECT, fence=self._fence.lease)
+        woken = []
+        kept: dict[str, tuple[EvidenceState, Judgement]] = {}
+        for case, state, verdict in zip(cases, states, verdicts, strict=True):
+            judgement = _judgement(case, state, verdict)
+            if judgement is None or (
+                state is self._evidence.get(case.uid)
+                and judgement == self._judgements.get(case.uid)
+            ):
+                continue
+            record = {"state": state.to_dict(), "judgement": judgement.to_dict()}
+            transaction.put_evidence(case.uid, record)
+            kept[case.uid] = (state, judgement)
+            if _differs(judgement, self._judgements.get(case.uid)):
+                woken.append(case.deployment.key)
+        if transaction:
+            await self._store.commit(transaction)
+        for uid, (state, judgement) in kept.items():
+            self._evidence[uid] = state
+            self._judgements[uid] = judgement
+        for key in woken:
+            self._wake(key)
+
+
+def _tick(case: _Case, batch: TelemetryBatch, created: datetime) -> Tick:
+    spec = case.rollout.spec
+    stable = spec.stable.short if spec.stable else ""
+    tick = tick_from_batch(batch, spec.deployment, case.uid, stable, spec.candidate.short)
+    if batch.at <= created:
+        # Before this rollout only stable's normal is of interest; the same revision may have
+        # been a candidate before, and that is not evidence of this rollout.
+        return replace(tick, candidate=VersionCounts(), step_id=None)
+    return tick
+
+
+def _read_state(record: Mapping[str, Any] | None) -> EvidenceState | None:
+    if not record or "state" not in record:
+        return None
+    try:
+        return EvidenceState.from_dict(record["state"])
+    except InvalidResource as error:
+        _log.warning("analysis.evidence_unreadable", error=str(error))
+        return None
+
+
+def _judgement(case: _Case, state: EvidenceState, verdict: AnalysisVerdict) -> Judgement | None:
+    if state.last_at is None:
+        return None
+    ramp = RampSettings(shielded=case.deployment.spec.idempotent)
+    rate_rps = state.request_rate_rps
+    return Judgement(
+        step_id=state.step_id,
+        at=state.step_at or state.last_at,
+        warm=verdict.warm,
+        harm=verdict.harm,
+        passes=verdict.passes,
+        unavailable=verdict.unavailable,
+        bad_replica=verdict.bad_replica,
+        allowed_weight_pct=allowed_weight_pct(rate_rps, verdict.ucb, verdict.stable_rate, ramp),
+        stable_rps=rate_rps,
+        requests_needed=verdict.requests_still_needed,
+        candidate_requests=state.candidate.requests,
+        failed_requests=state.candidate.failures,
+        saved_requests=state.candidate.failures - state.candidate.client_failures,
+        dispersion=verdict.phi,
+        metrics=tuple(
+            MetricReport(
+                name=metric.name,
+                verdict=metric.verdict,
+                stable=metric.stable,
+                candidate=metric.candidate,
+                difference=metric.difference,
+                lower=metric.lower,
+                upper=metric.upper,
+                margin=metric.margin,
+                e_value=metric.e_value,
+                requests_needed=metric.requests_still_needed,
+                sentence=metric.sentence,
+            )
+            for metric in verdict.metrics
+        ),
+        sentence=verdict.reason,
+    )
+
+
+def _differs(new: Judgement, old: Judgement | None) -> bool:
+    """Whether a decision could come out differently; counts alone do not matter."""
+    if old is None:
+        return True
+    return any(
+        getattr(new, name) != getattr(old, name)
+        for name in ("step_id", "warm", "harm", "passes", "bad_replica", "allowed_weight_pct")
+    )

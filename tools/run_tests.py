@@ -1,0 +1,39 @@
+"""Runs the tests: the fast set in parallel, then the end-to-end set one by one.
+
+Called by `make test`. Says plainly what is skipped and how to get it; with CI=true nothing may
+be skipped, so a skipped test fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def _run(title: str, *arguments: str) -> int:
+    print(f"\n== {title}", flush=True)
+    started = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", *arguments]
+    if os.environ.get("CI") == "true":
+        command += ["-p", "tests.no_skips"]
+    code = subprocess.run(command, check=False).returncode
+    print(f"== {title}: {time.monotonic() - started:.0f} s, exit code {code}", flush=True)
+    return code
+
+
+def main() -> int:
+    """Run both sets and return the worst exit code."""
+    os.chdir(Path(__file__).resolve().parent.parent)
+    workers = str(min(os.cpu_count() or 1, 4))
+    fast = _run("fast tests", "-m", "not e2e", "-n", workers, "--dist", "loadfile")
+    if "--fast" in sys.argv[1:]:
+        return fast
+    end_to_end = _run("end-to-end tests", "-m", "e2e", "--durations=10")
+    return fast or end_to_end
+
+
+if __name__ == "__main__":
+    sys.exit(main())
