@@ -1,0 +1,196 @@
+"""The control plane process: store, API and controllers in one event loop.
+
+Run by the supervisor as ``python -m modelplane.wiring.control_plane``; settings come from the
+environment. It owns the database and nothing else: Envoy and the model servers belong to the
+agent, and serve on while this process is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import os
+import secrets
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator, Generator
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from modelplane.adapters.blobs import TreeBlobs
+from modelplane.adapters.clock import SystemClock
+from modelplane.adapters.metrics import MetricsRing
+from modelplane.adapters.store import SqliteStore
+from modelplane.api.app import create_app
+from modelplane.api.dependencies import ApiDependencies, ApiLimits
+from modelplane.controllers.analysis import AnalysisController
+from modelplane.controllers.loop import ControllerLoop, Fence
+from modelplane.controllers.placement import PlacementController
+from modelplane.controllers.promotion import PromotionController
+from modelplane.controllers.rollout import RolloutController
+from modelplane.controllers.traffic import TrafficController
+from modelplane.errors import TerminalError
+from modelplane.ports.metrics import Metrics
+from modelplane.settings import Paths, Settings
+from modelplane.wiring.process import run_process
+from modelplane.wiring.state import ensure_first_resources, prepare_state
+
+_log = structlog.get_logger(__name__)
+
+GRACE_S = 5
+"""How long requests in flight may take when the process stops, seconds."""
+
+
+def on_loopback(host: str) -> bool:
+    """Whether an address is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[SqliteStore]:
+    """Open the database of a prepared state directory."""
+
+    paths = settings.paths
+    store = SqliteStore(
+        paths.database, clock=SystemClock(), new_uid=lambda: uuid.uuid4().hex, audit_dir=paths.audit
+    )
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def serve(settings: Settings, stopping: asyncio.Event) -> None:
+    """Serve until `stopping` is set."""
+
+    prepare_state(settings.paths)
+    listener = _bind(settings)
+    async with open_store(settings) as store:
+        await ensure_first_resources(store, settings)
+        metrics = MetricsRing()
+        app = _make_app(settings, store, metrics, stopping)
+        async with asyncio.TaskGroup() as group:
+            controllers = group.create_task(_run_controllers(store, metrics))
+            await _serve_api(settings, app, listener, stopping)
+            controllers.cancel()
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Take the API's port, before anything else is touched."""
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.api_host, settings.api_port))
+    except OSError as error:
+        listener.close()
+        raise TerminalError(
+            f"the API cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror}",
+            hint="stop what uses the port, or choose another with --api-port",
+        ) from error
+    return listener
+
+
+def _make_app(
+    settings: Settings, store: SqliteStore, metrics: Metrics, stopping: asyncio.Event
+) -> FastAPI:
+
+    dependencies = ApiDependencies(
+        store=store,
+        blobs=TreeBlobs(str(settings.paths.artifacts)),
+        metrics=metrics,
+        clock=SystemClock(),
+        new_uid=lambda: uuid.uuid4().hex,
+        new_secret=lambda: f"mp_{secrets.token_urlsafe(32)}",
+        verify_audit=store.verify_audit_report,
+        signed_head=store.signed_head,
+        on_loopback=on_loopback(settings.api_host),
+        allowed_hosts=settings.allowed_hosts,
+        limits=ApiLimits(artifact_bytes=settings.max_artifact_bytes),
+        stopping=stopping,
+    )
+    return create_app(dependencies)
+
+
+async def _run_controllers(store: SqliteStore, metrics: Metrics) -> None:
+
+    clock, fence = SystemClock(), Fence()
+    loop = ControllerLoop(
+        store,
+        [
+            PromotionController(store, fence, clock),
+            RolloutController(store, fence, clock),
+            PlacementController(store, fence, clock),
+            TrafficController(store, fence),
+        ],
+        fence=fence,
+        holder=f"{socket.gethostname()}-{os.getpid()}",
+        clock=clock,
+    )
+    analysis = AnalysisController(
+        store, metrics, fence, clock, wake=lambda key: loop.wake("rollout", key)
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(loop.run(), name="controllers")
+        group.create_task(analysis.run(), name="analysis")
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process: watches must end before connections are waited for."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Capture none."""
+        yield
+
+
+async def _serve_api(
+    settings: Settings, app: FastAPI, listener: socket.socket, stopping: asyncio.Event
+) -> None:
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        http="httptools",
+        timeout_graceful_shutdown=GRACE_S,
+        server_header=False,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    stopped = asyncio.create_task(stopping.wait())
+    _write_endpoint(settings.paths, settings.api_url)
+    _log.info("listening", url=settings.api_url)
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.set()
+    server.should_exit = True
+    stopped.cancel()
+    await serving
+
+
+def _write_endpoint(paths: Paths, url: str) -> None:
+    """Tell the CLI where the API is; it reads this file from the state directory."""
+    temporary = paths.endpoint.with_suffix(".new")
+    temporary.write_text(json.dumps({"url": url}) + "\n")
+    temporary.rename(paths.endpoint)
+
+
+def main() -> int:
+    """Run the process; return its exit code."""
+    return run_process("control-plane", serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

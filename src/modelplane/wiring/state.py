@@ -1,0 +1,116 @@
+"""The state directory: made, checked, and given its first contents.
+
+Called by the control plane before anything else. Secrets lie in files of mode 0600; the store
+holds only their digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from modelplane.errors import NoSpace, TerminalError
+from modelplane.ports.store import Store, Transaction
+from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
+from modelplane.resources.meta import Metadata, Subject
+from modelplane.resources.token import Token, TokenSpec
+from modelplane.settings import STATE_FORMAT, Paths, Settings
+
+SUBJECT = Subject(name="system:start")
+_TOKENS = {"admin": ("admin",), "agent": ("system:agents",)}
+
+
+def prepare_state(paths: Paths) -> None:
+    """Make the directory and its secrets; refuse one that a newer release wrote.
+
+    Raises
+    ------
+    TerminalError
+        When the directory cannot be used; nothing in it was changed.
+    NoSpace
+        When the disk is full.
+    """
+    try:
+        paths.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if paths.version.exists():
+            found = paths.version.read_text().strip()
+            if not found.isdigit() or int(found) > STATE_FORMAT:
+                raise TerminalError(
+                    f"{paths.state_dir} has state format {found[:20]}, this modelplane reads "
+                    f"{STATE_FORMAT}",
+                    hint="use the newer modelplane that wrote it, or another --state directory",
+                )
+        for directory in (paths.logs, paths.artifacts, paths.agent, paths.processes, paths.audit):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        paths.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in (paths.admin_token, paths.agent_token, paths.gateway_token):
+            if not file.exists():
+                _write_secret(file, f"mp_{secrets.token_urlsafe(32)}")
+        if not paths.version.exists():
+            paths.version.write_text(f"{STATE_FORMAT}\n")
+    except OSError as error:
+        if error.errno == 28:
+            raise NoSpace(f"the disk of {paths.state_dir} is full") from error
+        raise TerminalError(
+            f"{paths.state_dir} cannot be used: {error.strerror}",
+            hint="choose another with --state",
+        ) from error
+
+
+def _write_secret(file: Path, secret: str) -> None:
+    """Write a secret so that it is never readable by others, not even for a moment."""
+    temporary = file.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secret + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.rename(file)
+
+
+async def ensure_first_resources(store: Store, settings: Settings) -> None:
+    """Create the tokens and environments that exist from the start; follow changed settings."""
+    await _ensure_tokens(store, settings.paths)
+    gateways = (
+        ("staging", 10, settings.staging_port, 7081),
+        ("production", 20, settings.production_port, 7082),
+    )
+    for name, order, wanted_port, default_port in gateways:
+        existing = await store.find(Environment, name)
+        transaction = Transaction(SUBJECT, reason="settings")
+        if existing is None:
+            gateway = Gateway(
+                host=settings.gateway_host or "127.0.0.1", port=wanted_port or default_port
+            )
+            spec = EnvironmentSpec.model_validate(
+                {"stage": name, "order": order, "gateway": gateway.to_dict()}
+            )
+            transaction.create(Environment(metadata=Metadata(name=name), spec=spec))
+        else:
+            before = existing.spec.gateway
+            gateway = Gateway(
+                host=settings.gateway_host or before.host, port=wanted_port or before.port
+            )
+            if gateway == before:
+                continue
+            transaction.update(existing.with_spec(gateway=gateway))
+        await store.commit(transaction)
+
+
+async def _ensure_tokens(store: Store, paths: Paths) -> None:
+    files = {"admin": paths.admin_token, "agent": paths.agent_token}
+    for name, groups in _TOKENS.items():
+        digest = hashlib.sha256(files[name].read_text().strip().encode()).hexdigest()
+        existing = await store.find(Token, name)
+        spec = TokenSpec(groups=groups, digest=digest)
+        transaction = Transaction(SUBJECT, reason="start")
+        if existing is None:
+            transaction.create(Token(metadata=Metadata(name=name), spec=spec))
+        elif existing.spec.digest != digest:
+            transaction.update(existing.with_(spec=spec))
+        else:
+            continue
+        await store.commit(transaction)
