@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 import secrets
@@ -37,6 +36,7 @@ from modelplane.controllers.traffic import TrafficController
 from modelplane.errors import TerminalError
 from modelplane.ports.metrics import Metrics
 from modelplane.settings import Paths, Settings
+from modelplane.wiring.network import on_loopback
 from modelplane.wiring.process import run_process
 from modelplane.wiring.state import ensure_first_resources, prepare_state
 
@@ -44,16 +44,6 @@ _log = structlog.get_logger(__name__)
 
 GRACE_S = 5
 """How long requests in flight may take when the process stops, seconds."""
-
-
-def on_loopback(host: str) -> bool:
-    """Whether an address is reachable from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,1 @@
+"""Measurements: each module has a `run` that returns its figures; `python -m bench` runs them."""

@@ -1,0 +1,149 @@
+"""Model servers behind `ports.servers`: which command serves a format, and how to ask a server.
+
+Built by wiring, used by the agent. Starts nothing: the process keeper does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from modelplane.adapters.runtime.environments import (
+    EnvironmentFailed,
+    EnvironmentSpec,
+    build,
+    child_environment,
+)
+from modelplane.ports.servers import Prediction, PreparationFailed, Readiness, ServerCommand
+from modelplane.resources.replica import Replica
+
+_READY_TIMEOUT_S = 1.0
+_PREDICT_TIMEOUT_S = 30.0
+_MESSAGE_CHARS = 500
+
+
+class RuntimeServers:
+    """Runs versions on `modelplane_runtime`, or on a command of their own.
+
+    Parameters
+    ----------
+    root
+        The agent's directory for environments and signatures.
+    reuse_interpreter
+        Run versions without requirements of their own in the present interpreter when it has
+        the packages their format needs.
+    max_body_bytes
+        Largest inference request.
+    """
+
+    def __init__(self, root: Path, *, reuse_interpreter: bool, max_body_bytes: int) -> None:
+        self._root = root
+        self._reuse_interpreter = reuse_interpreter
+        self._max_body_bytes = max_body_bytes
+
+    async def prepare(
+        self, replica: Replica, artifact: Path, socket: Path
+    ) -> ServerCommand | PreparationFailed:
+        """Build the environment and return the server's command."""
+        revision = replica.spec.revision
+        own = revision.runtime.requirements
+        environment = await build(
+            EnvironmentSpec(revision.artifact.format, own),
+            self._root,
+            timeout_s=max(60.0, revision.runtime.start_timeout_s),
+            use_current=self._reuse_interpreter and own is None,
+        )
+        if isinstance(environment, EnvironmentFailed):
+            return PreparationFailed(environment.message, environment.log_tail)
+        env = child_environment(revision.runtime.env)
+        if revision.artifact.format == "command":
+            env["PATH"] = f"{environment.python.parent}:{env.get('PATH', '')}"
+            places = {"socket": str(socket), "artifact": str(artifact)}
+            command = tuple(_fill(part, places) for part in revision.artifact.command)
+            return ServerCommand(command, env)
+        cpu = revision.runtime.resources.cpu
+        threads = max(1, math.floor(cpu)) if cpu else 1
+        if "OMP_NUM_THREADS" not in revision.runtime.env:
+            env["OMP_NUM_THREADS"] = str(threads)
+        command = (
+            str(environment.python), "-m", "modelplane_runtime",
+            "--uds", str(socket),
+            "--model-name", replica.spec.deployment,
+            "--model-version", revision.version,
+            "--format", revision.artifact.format,
+            "--artifact", str(_model_path(revision.artifact.format, artifact)),
+            "--replica", replica.metadata.name,
+            "--max-body-bytes", str(self._max_body_bytes),
+            *self._signature_option(replica),
+            *(["--allow-pickle"] if replica.spec.allow_pickle else []),
+        )  # fmt: skip
+        return ServerCommand(command, env)
+
+    def _signature_option(self, replica: Replica) -> list[str]:
+        if replica.spec.signature is None:
+            return []
+        directory = self._root / "signatures"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = directory / f"{replica.spec.revision.digest}.json"
+        temporary = file.with_suffix(f".{replica.spec.index}.new")
+        temporary.write_text(json.dumps(replica.spec.signature))
+        temporary.rename(file)
+        return ["--signature", str(file)]
+
+    async def ask_readiness(self, socket: Path) -> Readiness:
+        """Ask for readiness; by the status code, as the protocol's peers do."""
+        try:
+            async with _client(socket, _READY_TIMEOUT_S) as client:
+                response = await client.get("/v2/health/ready")
+        except (httpx.HTTPError, OSError, TimeoutError):
+            return Readiness.NO_ANSWER
+        return Readiness.READY if response.status_code == 200 else Readiness.NOT_READY
+
+    async def predict(
+        self, socket: Path, replica: Replica, request: Mapping[str, Any]
+    ) -> Prediction:
+        """Send one inference request and say whether it was answered."""
+        name = replica.spec.deployment
+        try:
+            async with (
+                asyncio.timeout(_PREDICT_TIMEOUT_S),
+                _client(socket, _PREDICT_TIMEOUT_S) as client,
+            ):
+                response = await client.post(f"/v2/models/{name}/infer", json=dict(request))
+        except (httpx.HTTPError, OSError, TimeoutError) as error:
+            return Prediction(False, f"no answer to the smoke prediction: {error or 'time-out'}")
+        if response.status_code == 200:
+            return Prediction(True)
+        text = response.text[:_MESSAGE_CHARS]
+        return Prediction(False, f"the smoke prediction got {response.status_code}: {text}")
+
+    def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables of a job: little inherited, no secret."""
+        return child_environment(env)
+
+
+def _client(socket: Path, timeout_s: float) -> httpx.AsyncClient:
+    transport = httpx.AsyncHTTPTransport(uds=str(socket))
+    return httpx.AsyncClient(
+        transport=transport, base_url="http://model-server", timeout=timeout_s, trust_env=False
+    )
+
+
+def _fill(part: str, places: Mapping[str, str]) -> str:
+    for name, value in places.items():
+        part = part.replace("{" + name + "}", value)
+    return part
+
+
+def _model_path(format: str, artifact: Path) -> Path:
+    """Return the file to load: artifacts of one file are that file, MLflow's are the folder."""
+    if format == "mlflow" or not artifact.is_dir():
+        return artifact
+    files = [path for path in artifact.rglob("*") if path.is_file()]
+    return files[0] if len(files) == 1 else artifact
