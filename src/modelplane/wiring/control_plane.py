@@ -21,10 +21,10 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from modelplane.adapters.blobs import TreeBlobs
+from modelplane.adapters.blobs.trees import TreeBlobs
 from modelplane.adapters.clock import SystemClock
-from modelplane.adapters.metrics import MetricsRing
-from modelplane.adapters.store import SqliteStore
+from modelplane.adapters.metrics.ring import MetricsRing
+from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.api.app import create_app
 from modelplane.api.dependencies import ApiDependencies, ApiLimits
 from modelplane.controllers.analysis import AnalysisController
