@@ -36,6 +36,7 @@ from modelplane.controllers.traffic import TrafficController
 from modelplane.errors import TerminalError
 from modelplane.ports.metrics import Metrics
 from modelplane.settings import Paths, Settings
+from modelplane.wiring.auditing import AuditProof
 from modelplane.wiring.network import on_loopback
 from modelplane.wiring.process import run_process
 from modelplane.wiring.state import ensure_first_resources, prepare_state
@@ -96,6 +97,7 @@ def _make_app(
     settings: Settings, store: SqliteStore, metrics: Metrics, stopping: asyncio.Event
 ) -> FastAPI:
 
+    proof = AuditProof(store, settings.paths)
     dependencies = ApiDependencies(
         store=store,
         blobs=TreeBlobs(str(settings.paths.artifacts)),
@@ -103,8 +105,8 @@ def _make_app(
         clock=SystemClock(),
         new_uid=lambda: uuid.uuid4().hex,
         new_secret=lambda: f"mp_{secrets.token_urlsafe(32)}",
-        verify_audit=store.verify_audit_report,
-        signed_head=store.signed_head,
+        verify_audit=proof.verify,
+        signed_head=proof.signed_head,
         on_loopback=on_loopback(settings.api_host),
         allowed_hosts=settings.allowed_hosts,
         limits=ApiLimits(artifact_bytes=settings.max_artifact_bytes),

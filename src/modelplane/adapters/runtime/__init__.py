@@ -1,0 +1,1 @@
+"""How this node runs things: processes, environments of versions, model servers."""

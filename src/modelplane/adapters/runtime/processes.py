@@ -1,0 +1,372 @@
+"""`ports.processes` on Linux: records on disk, pidfds, sessions, and a memory limit.
+
+Built by wiring for the agent and for the supervisor, each with a directory of its own. Children
+run in sessions of their own and know nothing of their keeper, so a killed keeper takes nobody
+with it; the next one finds them by their records. Never decides what should run.
+
+A child starts as a small shell that waits for one line on a pipe; the keeper sends it once the
+record is written. A keeper that dies before leaves a shell that meets the end of the pipe and
+exits. The line read, the shell becomes the program (or, to keep the exit code, waits for it).
+
+The memory limit is RLIMIT_DATA: it counts what a process may write to. RLIMIT_AS counts reserved
+addresses too, of which numerical libraries take several times what they use (534 MB for an
+interpreter with numpy, scikit-learn and onnxruntime that holds 189 MB; its data segment is
+252 MB), and control groups need rights that an ordinary user does not have.
+
+Records are not flushed to the disk: what they describe does not survive the machine either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from modelplane.adapters.runtime import procfs
+from modelplane.errors import Conflict, NoSpace, NotFound, TransientError
+from modelplane.ports.processes import KeptProcess, ProcessExit, ProcessSpec
+
+MAX_LOG_BYTES = 10 * 1024 * 1024
+_KILL_WAIT_S = 10.0
+_TAIL_BYTES = 32 * 1024
+_NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,149}")
+_SHELL = "/bin/sh"
+_NEVER_STARTED = 125
+_LAUNCH = f"""
+read -r _ || exit {_NEVER_STARTED}
+[ "$1" = 0 ] || ulimit -d "$1" || exit {_NEVER_STARTED}
+file=$2
+shift 2
+[ -n "$file" ] || exec "$@" </dev/null
+trap : TERM INT HUP
+"$@" </dev/null
+code=$?
+echo "$code" >"$file.new" && mv "$file.new" "$file"
+exit "$code"
+"""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A record and, while the process runs, what watches it."""
+
+    process: KeptProcess
+    start_ticks: int
+    nonce: str
+    log_path: Path
+    log_offset: int
+    keep_exit_code: bool
+    child: subprocess.Popen[bytes] | None = None
+    pidfd: int = -1
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class LinuxProcesses:
+    """Implements `ports.processes.Processes`.
+
+    Parameters
+    ----------
+    directory
+        Where the records lie; made when it is not there. One keeper at a time.
+    max_log_bytes
+        A log that is longer is moved to ``.1``; the one before it is lost.
+    """
+
+    def __init__(self, directory: Path, *, max_log_bytes: int = MAX_LOG_BYTES) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+        self._max_log_bytes = max_log_bytes
+        self._entries: dict[str, _Entry] = {}
+        self._boot_id = procfs.boot_id()
+
+    async def adopt(self) -> Sequence[KeptProcess]:
+        """Take back the recorded processes, running or ended."""
+        for path in sorted(self._directory.glob("*.json")):
+            if path.stem not in self._entries:
+                entry = self._read_record(path)
+                if entry is None:
+                    path.unlink(missing_ok=True)
+                    continue
+                self._entries[path.stem] = entry
+                if entry.process.exit is None:
+                    self._watch(entry)
+        return self.list()
+
+    async def start(self, spec: ProcessSpec) -> KeptProcess:
+        """Start a process; see the port."""
+        if not _NAME.fullmatch(spec.name):
+            raise ValueError(f"not a process name: {spec.name!r}")
+        before = self._entries.get(spec.name)
+        if before is not None and before.process.exit is None:
+            raise Conflict(f"process {spec.name} runs already (pid {before.process.pid})")
+        try:
+            # Nothing here waits: a cancelled caller finds the process recorded or not there.
+            entry = self._start(spec)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"process {spec.name} is not started: the disk is full") from error
+            raise TransientError(f"process {spec.name} is not started: {error}") from error
+        self._entries[spec.name] = entry
+        self._watch(entry)
+        return entry.process
+
+    def find(self, name: str) -> KeptProcess | None:
+        """Return the recorded process, or None."""
+        entry = self._entries.get(name)
+        return entry.process if entry else None
+
+    def list(self) -> Sequence[KeptProcess]:
+        """Return all recorded processes, by name."""
+        return [self._entries[name].process for name in sorted(self._entries)]
+
+    async def wait(self, name: str) -> ProcessExit:
+        """Return how the process ends, once it has."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"no process is recorded as {name}")
+        await entry.ended.wait()
+        return entry.process.exit or ProcessExit(None)
+
+    async def stop(self, name: str, drain_s: float) -> ProcessExit | None:
+        """End the process and forget it; see the port."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        if entry.process.exit is None:
+            self._terminate(entry)
+            try:
+                async with asyncio.timeout(max(0.0, drain_s)):
+                    await entry.ended.wait()
+            except TimeoutError:
+                self._kill(entry)
+                await self._wait_killed(entry)
+        self.forget(name)
+        return entry.process.exit
+
+    def forget(self, name: str) -> None:
+        """Drop the record of an ended process."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.process.exit is not None:
+            del self._entries[name]
+            self._record_path(name).unlink(missing_ok=True)
+            self._exit_path(name).unlink(missing_ok=True)
+
+    def log_tail(self, name: str, lines: int = 40) -> str:
+        """Return the last lines that the process wrote since it started."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return ""
+        try:
+            with entry.log_path.open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                start = entry.log_offset if entry.log_offset <= end else 0
+                log.seek(max(start, end - _TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def trim_logs(self) -> None:
+        """Move the logs that have grown too long aside; what is written meanwhile may be lost."""
+        for entry in self._entries.values():
+            with contextlib.suppress(OSError):
+                if entry.log_path.stat().st_size > self._max_log_bytes:
+                    shutil.copyfile(entry.log_path, _rotated(entry.log_path))
+                    os.truncate(entry.log_path, 0)
+
+    def close(self) -> None:
+        """Stop watching; the processes run on."""
+        for entry in self._entries.values():
+            self._unwatch(entry)
+            if entry.child is not None and entry.child.returncode is None:
+                # It runs on by intention: without this, Popen warns that it was left behind.
+                entry.child.returncode = 0
+        self._entries.clear()
+
+    # Starting -------------------------------------------------------------------------------
+
+    def _start(self, spec: ProcessSpec) -> _Entry:
+        nonce = secrets.token_hex(16)
+        self._exit_path(spec.name).unlink(missing_ok=True)
+        spec.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if spec.log_path.exists() and spec.log_path.stat().st_size > self._max_log_bytes:
+            spec.log_path.replace(_rotated(spec.log_path))
+        limit_kib = (spec.memory_bytes or 0) // 1024
+        exit_file = str(self._exit_path(spec.name)) if spec.keep_exit_code else ""
+        with spec.log_path.open("ab") as log:
+            log_offset = log.tell()
+            child = subprocess.Popen(
+                [_SHELL, "-c", _LAUNCH, "launch", str(limit_kib), exit_file, *spec.command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=spec.cwd,
+                env={**spec.env, procfs.NONCE_VARIABLE: nonce},
+                start_new_session=True,
+            )
+        assert child.stdin is not None
+        try:
+            stat = procfs.read_stat(child.pid)
+            if stat is None:
+                raise TransientError(f"process {spec.name} was killed while it started")
+            process = KeptProcess(spec.name, child.pid, datetime.now(UTC), labels=dict(spec.labels))
+            entry = _Entry(
+                process,
+                stat.start_ticks,
+                nonce,
+                spec.log_path,
+                log_offset,
+                spec.keep_exit_code,
+                child,
+            )
+            self._write_record(entry)
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(b"go\n")
+                child.stdin.flush()
+        except BaseException:
+            self._record_path(spec.name).unlink(missing_ok=True)
+            child.kill()
+            child.wait()
+            raise
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.close()
+        return entry
+
+    # Records --------------------------------------------------------------------------------
+
+    def _record_path(self, name: str) -> Path:
+        return self._directory / f"{name}.json"
+
+    def _exit_path(self, name: str) -> Path:
+        return self._directory / f"{name}.exit"
+
+    def _write_record(self, entry: _Entry) -> None:
+        record = {
+            "pid": entry.process.pid,
+            "start_ticks": entry.start_ticks,
+            "boot_id": self._boot_id,
+            "nonce": entry.nonce,
+            "started_at": entry.process.started_at.isoformat(),
+            "log_path": str(entry.log_path),
+            "log_offset": entry.log_offset,
+            "keep_exit_code": entry.keep_exit_code,
+            "labels": dict(entry.process.labels),
+        }
+        path = self._record_path(entry.process.name)
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(record))
+        scratch.replace(path)
+
+    def _read_record(self, path: Path) -> _Entry | None:
+        """Return the entry of a record; None when the record is no record."""
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+            process = KeptProcess(
+                name=path.stem,
+                pid=int(record["pid"]),
+                started_at=datetime.fromisoformat(record["started_at"]),
+                labels=dict(record["labels"]),
+            )
+            entry = _Entry(
+                process,
+                int(record["start_ticks"]),
+                str(record["nonce"]),
+                Path(record["log_path"]),
+                int(record["log_offset"]),
+                bool(record["keep_exit_code"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if record.get("boot_id") != self._boot_id:
+            self._note_exit(entry, ProcessExit(None))
+            return entry
+        entry.pidfd = procfs.open_pidfd(process.pid, entry.start_ticks)
+        if entry.pidfd < 0:
+            procfs.kill_marked(entry.nonce)
+            self._note_exit(entry, self._kept_exit(entry))
+        return entry
+
+    # Watching and ending --------------------------------------------------------------------
+
+    def _watch(self, entry: _Entry) -> None:
+        if entry.pidfd < 0:
+            entry.pidfd = os.pidfd_open(entry.process.pid)
+        asyncio.get_running_loop().add_reader(entry.pidfd, self._ended, entry)
+
+    def _unwatch(self, entry: _Entry) -> None:
+        if entry.pidfd >= 0:
+            with contextlib.suppress(RuntimeError):  # the loop is gone already
+                asyncio.get_running_loop().remove_reader(entry.pidfd)
+            os.close(entry.pidfd)
+            entry.pidfd = -1
+
+    def _ended(self, entry: _Entry) -> None:
+        self._unwatch(entry)
+        procfs.kill_marked(entry.nonce)
+        if entry.child is not None:
+            code = entry.child.wait()
+            if entry.keep_exit_code:
+                code = _signal_of(code)
+            self._note_exit(entry, ProcessExit(code))
+        else:
+            self._note_exit(entry, self._kept_exit(entry))
+
+    def _kept_exit(self, entry: _Entry) -> ProcessExit:
+        try:
+            return ProcessExit(_signal_of(int(self._exit_path(entry.process.name).read_text())))
+        except (OSError, ValueError):
+            return ProcessExit(None)
+
+    @staticmethod
+    def _note_exit(entry: _Entry, how: ProcessExit) -> None:
+        entry.process = replace(entry.process, exit=how)
+        entry.ended.set()
+
+    def _terminate(self, entry: _Entry) -> None:
+        if entry.keep_exit_code:
+            procfs.signal_marked(entry.nonce, signal.SIGTERM)
+        else:
+            self._signal(entry, signal.SIGTERM)
+
+    def _kill(self, entry: _Entry) -> None:
+        procfs.kill_marked(entry.nonce)
+        self._signal(entry, signal.SIGKILL)
+
+    @staticmethod
+    def _signal(entry: _Entry, number: signal.Signals) -> None:
+        if entry.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(entry.pidfd, number)
+
+    @staticmethod
+    async def _wait_killed(entry: _Entry) -> None:
+        try:
+            async with asyncio.timeout(_KILL_WAIT_S):
+                await entry.ended.wait()
+        except TimeoutError as error:
+            raise TransientError(
+                f"process {entry.process.name} (pid {entry.process.pid}) does not die",
+                hint="it waits in the kernel, perhaps for a disk or a network file system",
+            ) from error
+
+
+def _rotated(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
+
+
+def _signal_of(shell_code: int) -> int:
+    """Return an exit code as Python says it, from how a shell says it: signals are negative."""
+    return 128 - shell_code if shell_code > 128 else shell_code

@@ -1,0 +1,91 @@
+"""Actions on deployments and rollouts: ``POST …/{name}:{verb}``.
+
+Thin: each reads its body and calls `deployments`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from modelplane.api.access import Context
+from modelplane.api.bodies import parse_object, read_body, take_fields
+from modelplane.api.deployments import ask_of_rollout, load_deployment, promote, undo
+from modelplane.decisions.admission import Asked
+from modelplane.decisions.rollout_requests import RolloutVerb
+from modelplane.errors import Conflict, NotFound
+from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Subject
+
+EnvironmentQuery = Annotated[
+    str | None, Query(description=f"The environment; {DEFAULT_ENVIRONMENT} when left out.")
+]
+_ROLLOUT_VERBS: dict[str, RolloutVerb] = {
+    "pause": "pause",
+    "resume": "resume",
+    "promote-rollout": "promote",
+    "rollback": "rollback",
+}
+
+
+async def read_action(
+    context: Context, request: Request, subject: Subject, **fields: type
+) -> tuple[dict[str, Any], Asked]:
+    """Return an action's body, and who asks for it and why."""
+    limits = context.dependencies.limits
+    body = await read_body(request, limits.json_bytes, limits.idle_timeout_s)
+    taken = take_fields(parse_object(body), reason=str, **fields)
+    reason = taken.pop("reason", "")
+    return taken, Asked(subject, context.dependencies.clock.now(), reason[:2000])
+
+
+def action_routes(context: Context) -> APIRouter:
+    """Return the actions on deployments and rollouts."""
+    router = APIRouter(tags=["ModelDeployment"])
+
+    async def act(
+        request: Request, name: str, verb: str, environment: EnvironmentQuery = None
+    ) -> Response:
+        """Promote a version; pause, resume, promote-rollout or roll back its rollout; undo."""
+        subject = await context.admit(request, "act", "ModelDeployment", environment)
+        place = environment or DEFAULT_ENVIRONMENT
+        if verb == "promote":
+            body, asked = await read_action(context, request, subject, version=str, to=str)
+            return (await promote(context, name, body, environment, asked)).response()
+        if verb == "undo":
+            _, asked = await read_action(context, request, subject)
+            return (await undo(context, name, place, asked)).response()
+        if verb not in _ROLLOUT_VERBS:
+            known = ", ".join(["promote", "undo", *_ROLLOUT_VERBS])
+            raise NotFound(f"a deployment has no action {verb[:80]!r}", hint=f"it has: {known}")
+        _, asked = await read_action(context, request, subject)
+        deployment = await load_deployment(context.store, name, place)
+        if deployment.status.rollout is None:
+            raise Conflict(f"{name} has had no rollout in {place}")
+        applied = await ask_of_rollout(
+            context, deployment.status.rollout, place, _ROLLOUT_VERBS[verb], asked
+        )
+        return applied.response()
+
+    async def act_on_rollout(
+        request: Request, name: str, verb: str, environment: EnvironmentQuery = None
+    ) -> Response:
+        """Pause, resume, promote or roll back."""
+        subject = await context.admit(request, "act", "Rollout", environment)
+        verbs: dict[str, RolloutVerb] = {value: value for value in _ROLLOUT_VERBS.values()}
+        if verb not in verbs:
+            hint = f"it has: {', '.join(verbs)}"
+            raise NotFound(f"a rollout has no action {verb[:80]!r}", hint=hint)
+        _, asked = await read_action(context, request, subject)
+        place = environment or DEFAULT_ENVIRONMENT
+        applied = await ask_of_rollout(context, name, place, verbs[verb], asked)
+        return applied.response()
+
+    router.add_api_route(
+        "/model-deployments/{name}:{verb}", act, methods=["POST"], response_model=None
+    )
+    router.add_api_route(
+        "/rollouts/{name}:{verb}", act_on_rollout, methods=["POST"], response_model=None
+    )
+    return router

@@ -1,0 +1,87 @@
+"""Builds the API from its dependencies. Called by wiring, and by tests in process."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from fastapi import APIRouter, FastAPI, Request
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.middleware import Middleware
+from starlette.responses import Response
+
+from modelplane.api import problems
+from modelplane.api.access import Context
+from modelplane.api.actions import action_routes
+from modelplane.api.answers import json_response
+from modelplane.api.artifacts import artifact_routes
+from modelplane.api.audit import audit_routes
+from modelplane.api.dependencies import ApiDependencies
+from modelplane.api.gate import Gate, RequestCounts
+from modelplane.api.identity import Identities
+from modelplane.api.kinds import kind_routes
+from modelplane.api.registry import registry_routes
+from modelplane.api.telemetry import telemetry_routes
+from modelplane.api.tokens import token_routes
+from modelplane.resources.environment import Environment
+
+PREFIX = "/api/v1"
+
+
+def create_app(dependencies: ApiDependencies) -> FastAPI:
+    """Return the API as an ASGI application.
+
+    Parameters
+    ----------
+    dependencies
+        The ports and settings it works with; nothing else is read from anywhere.
+    """
+    context = Context(dependencies, Identities(dependencies.store, dependencies.clock))
+    registry = CollectorRegistry()
+    app = FastAPI(
+        title="modelplane",
+        version="1",
+        description="A model control plane.",
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Gate, dependencies, RequestCounts(registry))],
+    )
+    problems.install(app)
+    api = APIRouter(prefix=PREFIX)
+    # Routes with a fixed ending come before those whose name would take it in.
+    for routes in (
+        telemetry_routes,
+        audit_routes,
+        artifact_routes,
+        registry_routes,
+        token_routes,
+        action_routes,
+        kind_routes,
+    ):
+        api.include_router(routes(context))
+    app.include_router(api)
+    _add_probes(app, context, registry)
+    return app
+
+
+def _add_probes(app: FastAPI, context: Context, registry: CollectorRegistry) -> None:
+    async def healthz() -> Response:
+        await context.store.list(Environment)
+        return json_response({"status": "ok"})
+
+    async def metrics(request: Request) -> Response:
+        if not (context.dependencies.on_loopback or _is_loopback(request)):
+            await context.admit(request, "get", "Metrics")
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_api_route("/healthz", healthz, methods=["GET"], response_model=None)
+    app.add_api_route(
+        "/metrics", metrics, methods=["GET"], response_model=None, include_in_schema=False
+    )
+
+
+def _is_loopback(request: Request) -> bool:
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,187 @@
+"""Apply, delete and report: what a change of one resource does, kind by kind.
+
+Called by `kinds`. Loads what the decisions need, commits what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from modelplane.api.access import Context
+from modelplane.api.answers import AnyResource
+from modelplane.api.bodies import parse_part
+from modelplane.api.committing import commit
+from modelplane.api.deployments import Applied, apply_deployment, load_environment
+from modelplane.decisions.admission import Asked, Result, admit_plain
+from modelplane.decisions.registration import MODEL_LABEL, bury_version
+from modelplane.decisions.whole_state import (
+    check_environment,
+    check_environment_unused,
+    check_job_change,
+    check_model_unused,
+)
+from modelplane.errors import Conflict, FieldError, InvalidResource
+from modelplane.ports.store import Store, Transaction
+from modelplane.resources.environment import Environment
+from modelplane.resources.job import Job
+from modelplane.resources.manifest import read_document
+from modelplane.resources.meta import API_VERSION, Part, ResourceKey
+from modelplane.resources.model import Model, ModelVersion
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import Promotion
+
+
+def read_declared(
+    data: dict[str, Any], kind: type[AnyResource], name: str, environment: str | None
+) -> AnyResource:
+    """Return the resource in the body of a PUT; the path and the query may complete it.
+
+    Raises
+    ------
+    InvalidResource
+        It is not valid, or contradicts the path or the query.
+    """
+    metadata = data.get("metadata", {})
+    if isinstance(metadata, dict):
+        completed = {"name": name, **metadata}
+        spec = data.get("spec")
+        elsewhere = {"environment", "namespace"} & completed.keys() or (
+            isinstance(spec, dict) and "environment" in spec
+        )
+        if environment is not None and not elsewhere:
+            completed["environment"] = environment
+        data = {"apiVersion": API_VERSION, "kind": kind.__name__, **data, "metadata": completed}
+    declared = read_document(data)
+    faults = []
+    if type(declared) is not kind:
+        faults.append(FieldError("kind", f"is {declared.kind}; the path says {kind.__name__}"))
+    if declared.metadata.name != name:
+        message = f"is {declared.metadata.name!r}; the path says {name[:80]!r}"
+        faults.append(FieldError("metadata.name", message))
+    if "@" in name:
+        faults.append(FieldError("metadata.name", "only versions of models have '@' in names"))
+    if environment is not None and declared.metadata.environment not in {environment, None}:
+        message = f"is {declared.metadata.environment!r}; the query says {environment[:80]!r}"
+        faults.append(FieldError("metadata.environment", message))
+    if faults:
+        raise InvalidResource(f"{kind.__name__} {name[:80]} is not valid", faults)
+    return declared
+
+
+async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_run: bool) -> Applied:
+    """Make `declared` what is declared, or say what that would do."""
+    if isinstance(declared, ModelDeployment):
+        return await apply_deployment(context, declared, asked, dry_run=dry_run)
+
+    async def prepare() -> tuple[Transaction, tuple[Result, AnyResource]]:
+        key = declared.key
+        existing = await context.store.find(type(declared), key.name, key.environment)
+        await _check(context.store, declared, existing)
+        result, merged = admit_plain(declared, existing)
+        transaction = Transaction(asked.subject, asked.reason)
+        if result == "created":
+            transaction.create(merged, "apply")
+        elif result == "changed":
+            transaction.update(merged, "apply")
+        return transaction, (result, merged)
+
+    if dry_run:
+        _, (result, merged) = await prepare()
+        return Applied(result, merged)
+    (result, merged), written = await commit(context.store, prepare)
+    return Applied(result, written[0] if written else merged)
+
+
+async def _check(store: Store, declared: AnyResource, existing: AnyResource | None) -> None:
+    if declared.metadata.environment is not None:
+        await load_environment(store, declared.metadata.environment)
+    if isinstance(declared, Environment):
+        check_environment(declared, (await store.list(Environment))[0])
+    if isinstance(declared, Job) and isinstance(existing, Job):
+        check_job_change(declared, existing)
+
+
+async def delete(
+    context: Context, kind: type[AnyResource], key: ResourceKey, asked: Asked
+) -> AnyResource:
+    """Delete a resource, unless something needs it; return it as it was last.
+
+    A version becomes a tombstone. What hangs on a deployment is removed by the controllers.
+    """
+    store = context.store
+
+    async def prepare() -> tuple[Transaction, AnyResource]:
+        resource: AnyResource = await store.get(kind, key.name, key.environment)
+        transaction = Transaction(asked.subject, asked.reason)
+        if isinstance(resource, ModelVersion):
+            deployments, _ = await store.list(ModelDeployment)
+            promotions, _ = await store.list(Promotion)
+            buried = bury_version(resource, deployments, promotions, asked.now)
+            if buried != resource:
+                transaction.update(buried, "delete")
+            return transaction, buried
+        if isinstance(resource, Environment):
+            check_environment_unused(resource, (await store.list(ModelDeployment))[0])
+        if isinstance(resource, Model):
+            versions, _ = await store.list(ModelVersion, labels={MODEL_LABEL: key.name})
+            check_model_unused(resource, versions)
+        transaction.delete(resource)
+        return transaction, resource
+
+    resource, written = await commit(store, prepare)
+    return written[0] if written else resource
+
+
+async def report_status(
+    context: Context,
+    kind: type[AnyResource],
+    key: ResourceKey,
+    body: dict[str, Any],
+    asked: Asked,
+) -> AnyResource:
+    """Replace the status of a resource by the one in `body`.
+
+    The body is the resource, or of it only `status` and what should be checked: with
+    `metadata.uid` the report is for that very resource and not for one of its name made later;
+    with `metadata.resourceVersion` for what it was then.
+
+    Raises
+    ------
+    Conflict
+        The resource is another one, or has changed.
+    """
+    status_part: type[Part] = kind.model_fields["status"].annotation  # type: ignore[assignment]
+    if "status" not in body:
+        raise InvalidResource("the body is not valid", [FieldError("status", "required")])
+    status = parse_part(status_part, body["status"], path="status")
+    metadata = body.get("metadata")
+    known = metadata if isinstance(metadata, dict) else {}
+
+    async def prepare() -> tuple[Transaction, AnyResource]:
+        resource: AnyResource = await context.store.get(kind, key.name, key.environment)
+        _check_same(resource, known)
+        changed = resource.with_(status=status)
+        transaction = Transaction(asked.subject)
+        if changed != resource:
+            transaction.update(changed, "report")
+        return transaction, changed
+
+    resource, written = await commit(context.store, prepare)
+    return written[0] if written else resource
+
+
+_CHECKED: tuple[tuple[str, Callable[[AnyResource], object]], ...] = (
+    ("uid", lambda resource: resource.metadata.uid),
+    ("resourceVersion", lambda resource: resource.metadata.resource_version),
+)
+
+
+def _check_same(resource: AnyResource, known: dict[str, Any]) -> None:
+    for name, read in _CHECKED:
+        if known.get(name) and known[name] != read(resource):
+            raise Conflict(
+                f"{resource.key}: {name} is {read(resource)}, the report is for "
+                f"{str(known[name])[:80]}",
+                hint="read it again",
+            )

@@ -1,0 +1,246 @@
+"""Deployments: apply, promote and undo, and what people ask of their rollouts.
+
+Loads what the decisions need, lets `decisions.admission` decide, commits. Holds no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+
+from modelplane.api.access import Context
+from modelplane.api.answers import json_response
+from modelplane.api.committing import commit
+from modelplane.decisions.admission import (
+    Admission,
+    Asked,
+    Result,
+    Situation,
+    admit_deployment,
+    admit_promotion,
+    is_active,
+)
+from modelplane.decisions.promotion_sources import admit_undo, choose_source
+from modelplane.decisions.registration import MODEL_LABEL
+from modelplane.decisions.rollout_requests import RolloutVerb, request_of_rollout
+from modelplane.decisions.versions import LATEST, resolve_version
+from modelplane.errors import FieldError, InvalidResource, NotFound
+from modelplane.ports.store import Store, Transaction
+from modelplane.resources.environment import Environment
+from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Resource
+from modelplane.resources.model import ModelVersion
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import Promotion
+from modelplane.resources.rollout import Rollout
+from modelplane.resources.versions import parse_version
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The answer to a change: what is there now, and what else was made or said."""
+
+    result: Result
+    resource: Resource[Any, Any]
+    promotion: Promotion | None = None
+    warnings: tuple[str, ...] = ()
+
+    def response(self) -> Response:
+        """Return it as HTTP."""
+        return json_response(
+            {
+                "result": self.result,
+                "resource": self.resource.to_dict(),
+                "promotion": self.promotion.to_dict() if self.promotion else None,
+                "warnings": self.warnings,
+            }
+        )
+
+
+async def apply_deployment(
+    context: Context, declared: ModelDeployment, asked: Asked, *, dry_run: bool
+) -> Applied:
+    """Make `declared` what is declared; see `decisions.admission.admit_deployment`."""
+
+    async def prepare() -> tuple[Transaction, Admission]:
+        environment = await load_environment(context.store, declared.metadata.environment)
+        model = declared.spec.model
+        version = await _load_version(context.store, model, declared.spec.version)
+        name = declared.metadata.name
+        situation = await _load_situation(context.store, environment, name, version)
+        admission = admit_deployment(declared, version, situation, asked)
+        return _write(admission, asked, "apply"), admission
+
+    return await _carry_out(context, prepare, dry_run=dry_run)
+
+
+async def _carry_out(
+    context: Context,
+    prepare: Callable[[], Awaitable[tuple[Transaction, Admission]]],
+    *,
+    dry_run: bool = False,
+) -> Applied:
+    written: Sequence[Resource[Any, Any]] = ()
+    if dry_run:
+        _, admission = await prepare()
+    else:
+        admission, written = await commit(context.store, prepare)
+    deployment = next((r for r in written if isinstance(r, ModelDeployment)), admission.deployment)
+    promotion = next((r for r in written if isinstance(r, Promotion)), admission.promotion)
+    return Applied(admission.result, deployment, promotion, admission.warnings)
+
+
+def _write(admission: Admission, asked: Asked, action: str) -> Transaction:
+    transaction = Transaction(asked.subject, asked.reason)
+    if admission.result == "created":
+        transaction.create(admission.deployment, action)
+    elif admission.result == "changed":
+        transaction.update(admission.deployment, action)
+    if admission.promotion is not None:
+        transaction.create(admission.promotion, "request")
+    return transaction
+
+
+async def load_environment(store: Store, name: str | None) -> Environment:
+    """Return an environment that a request names; unknown is invalid, and says which exist."""
+    wanted = name or DEFAULT_ENVIRONMENT
+    environment = await store.find(Environment, wanted)
+    if environment is not None:
+        return environment
+    known, _ = await store.list(Environment)
+    names = ", ".join(e.metadata.name for e in known) or "none"
+    raise InvalidResource(
+        f"there is no environment {wanted!r}",
+        [FieldError("metadata.environment", f"unknown environment; there are: {names}")],
+    )
+
+
+async def load_deployment(store: Store, name: str, environment: str) -> ModelDeployment:
+    """Return a deployment; `NotFound` says where else there is one of that name."""
+    deployment = await store.find(ModelDeployment, name, environment)
+    if deployment is not None:
+        return deployment
+    everywhere, _ = await store.list(ModelDeployment)
+    places = [str(d.metadata.environment) for d in everywhere if d.metadata.name == name]
+    hint = f"it is in: {', '.join(places)}" if places else ""
+    raise NotFound(f"there is no deployment {name!r} in {environment}", hint=hint)
+
+
+async def _load_version(store: Store, model: str, wanted: str) -> ModelVersion:
+    """Return the version `wanted` names, by its name where that is enough."""
+    if wanted != LATEST and not wanted.isdecimal():
+        try:
+            found = await store.find(ModelVersion, f"{model}@{parse_version(wanted)}")
+        except ValueError:
+            found = None
+        if found is not None and found.status.deleted_at is None:
+            return found
+    versions, _ = await store.list(ModelVersion, labels={MODEL_LABEL: model})
+    return resolve_version(model, versions, wanted)
+
+
+async def _load_situation(
+    store: Store, environment: Environment, name: str, version: ModelVersion
+) -> Situation:
+    place = environment.metadata.name
+    existing = await store.find(ModelDeployment, name, place)
+    in_staging = environment.spec.stage != "production" or await _was_in_staging(store, version)
+    if existing is None:
+        promotions, _ = await store.list(Promotion, place)
+        rollouts, _ = await store.list(Rollout, place)
+        return Situation(
+            environment,
+            in_staging=in_staging,
+            promotions_before=_highest(p for p in promotions if p.spec.deployment == name),
+            rollouts_before=_highest(r for r in rollouts if r.spec.deployment == name),
+        )
+    active = await load_active(store, existing)
+    return Situation(environment, existing, active, in_staging)
+
+
+def _highest(resources: Any) -> int:
+    return max((resource.spec.ordinal for resource in resources), default=0)
+
+
+async def load_active(store: Store, deployment: ModelDeployment) -> Promotion | None:
+    """Return the deployment's latest promotion while it is unfinished."""
+    if deployment.status.promotion is None:
+        return None
+    place = deployment.metadata.environment
+    latest = await store.find(Promotion, deployment.status.promotion, place)
+    return latest if is_active(latest) else None
+
+
+async def _was_in_staging(store: Store, version: ModelVersion) -> bool:
+    """Whether the version serves, or has served, in an environment whose stage is staging."""
+    wanted = version.spec.model, version.spec.version
+    environments, _ = await store.list(Environment)
+    staging = [e.metadata.name for e in environments if e.spec.stage == "staging"]
+    for place in staging:
+        deployments, _ = await store.list(ModelDeployment, place)
+        stable = [d.status.stable for d in deployments if d.status.stable]
+        if any((revision.model, revision.version) == wanted for revision in stable):
+            return True
+        promotions, _ = await store.list(Promotion, place)
+        done = [p.spec.revision for p in promotions if p.status.phase == "Done"]
+        if any((revision.model, revision.version) == wanted for revision in done):
+            return True
+    return False
+
+
+async def promote(
+    context: Context, name: str, body: dict[str, Any], environment: str | None, asked: Asked
+) -> Applied:
+    """Ask for a version in an environment; see `decisions.admission.admit_promotion`."""
+    store = context.store
+    target_name = body.get("to") or environment or DEFAULT_ENVIRONMENT
+    origin = environment if body.get("to") and environment != body["to"] else None
+
+    async def prepare() -> tuple[Transaction, Admission]:
+        target = await load_environment(store, target_name)
+        environments, _ = await store.list(Environment)
+        deployments, _ = await store.list(ModelDeployment)
+        source = choose_source(name, target, environments, deployments, origin=origin)
+        stable = source.status.stable
+        serving = stable.version if stable else source.spec.version
+        wanted = body.get("version") or serving
+        version = await _load_version(store, source.spec.model, wanted)
+        situation = await _load_situation(store, target, name, version)
+        admission = admit_promotion(source, wanted, version, situation, asked)
+        return _write(admission, asked, "promote"), admission
+
+    return await _carry_out(context, prepare)
+
+
+async def undo(context: Context, name: str, environment: str, asked: Asked) -> Applied:
+    """Go back to what was stable before the last rollout."""
+    store = context.store
+
+    async def prepare() -> tuple[Transaction, Admission]:
+        deployment = await load_deployment(store, name, environment)
+        rollouts, _ = await store.list(Rollout, environment)
+        own = [rollout for rollout in rollouts if rollout.spec.deployment == name]
+        active = await load_active(store, deployment)
+        admission = admit_undo(deployment, own, active, asked)
+        return _write(admission, asked, "undo"), admission
+
+    return await _carry_out(context, prepare)
+
+
+async def ask_of_rollout(
+    context: Context, name: str, environment: str, verb: RolloutVerb, asked: Asked
+) -> Applied:
+    """Pause, resume, promote or roll back a rollout."""
+
+    async def prepare() -> tuple[Transaction, Rollout]:
+        rollout = await context.store.get(Rollout, name, environment)
+        changed = request_of_rollout(rollout, verb, asked.subject, asked.reason, asked.now)
+        transaction = Transaction(asked.subject, asked.reason)
+        if changed != rollout:
+            transaction.update(changed, verb)
+        return transaction, changed
+
+    rollout, written = await commit(context.store, prepare)
+    return Applied("changed" if written else "unchanged", written[0] if written else rollout)

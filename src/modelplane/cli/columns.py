@@ -1,0 +1,144 @@
+"""What `get` shows of each kind: columns and how they are filled. Pure.
+
+Called by ``get``, ``describe`` and ``status``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from modelplane.cli import words
+from modelplane.resources.environment import Environment
+from modelplane.resources.job import Job
+from modelplane.resources.meta import Resource
+from modelplane.resources.model import Model, ModelVersion
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import Promotion
+from modelplane.resources.replica import Replica
+from modelplane.resources.rollout import Rollout
+from modelplane.resources.token import Token
+from modelplane.resources.traffic_split import TrafficSplit
+
+AnyResource = Resource[Any, Any]
+Row = list[str]
+R = TypeVar("R", bound=AnyResource)
+
+_FILLERS: dict[type[AnyResource], tuple[tuple[str, ...], Callable[[Any, datetime], Row]]] = {}
+
+
+def headers_of(kind: type[AnyResource]) -> list[str]:
+    """Return the headers of a kind's table."""
+    headers, _ = _FILLERS[kind]
+    place = ["ENVIRONMENT"] if kind.scoped else []
+    return ["NAME", *place, *headers, "AGE"]
+
+
+def row_of(resource: AnyResource, now: datetime) -> Row:
+    """Return a resource's row under those headers."""
+    _, fill = _FILLERS[type(resource)]
+    metadata = resource.metadata
+    place = [metadata.environment or words.NOTHING] if resource.scoped else []
+    cells = (cell or words.NOTHING for cell in fill(resource, now))
+    return [metadata.name, *place, *cells, words.age(metadata.created_at, now)]
+
+
+def rows_of(resources: Sequence[AnyResource], now: datetime) -> list[Row]:
+    """Return the rows of several resources of one kind."""
+    return [row_of(resource, now) for resource in resources]
+
+
+def _columns(
+    kind: type[R], *headers: str
+) -> Callable[[Callable[[R, datetime], Row]], Callable[[R, datetime], Row]]:
+    def register(fill: Callable[[R, datetime], Row]) -> Callable[[R, datetime], Row]:
+        _FILLERS[kind] = (headers, fill)
+        return fill
+
+    return register
+
+
+@_columns(Environment, "STAGE", "GATEWAY", "STRATEGY", "PICKLE")
+def _environment(resource: Environment, _: datetime) -> Row:
+    spec = resource.spec
+    gateway = f"{spec.gateway.host}:{spec.gateway.port}"
+    return [spec.stage, gateway, words.strategy(spec.strategy), spec.allow_pickle]
+
+
+@_columns(Model, "LABELS", "DESCRIPTION")
+def _model(resource: Model, _: datetime) -> Row:
+    return [words.labels(resource.metadata.labels), resource.spec.description]
+
+
+@_columns(ModelVersion, "NUMBER", "FORMAT", "SIZE", "METRICS", "ALIASES")
+def _model_version(resource: ModelVersion, _: datetime) -> Row:
+    spec, status = resource.spec, resource.status
+    metrics = ",".join(f"{name}={value:.4g}" for name, value in spec.metrics.items())
+    aliases = "deleted" if status.deleted_at else ",".join(status.aliases)
+    return [
+        str(spec.number),
+        spec.artifact.format,
+        words.size(spec.artifact.size_bytes),
+        metrics,
+        aliases,
+    ]
+
+
+@_columns(ModelDeployment, "MODEL", "VERSION", "SERVING", "READY", "STRATEGY", "ROLLOUT")
+def _model_deployment(resource: ModelDeployment, _: datetime) -> Row:
+    spec, status = resource.spec, resource.status
+    return [
+        spec.model,
+        spec.version,
+        status.stable.version if status.stable else "",
+        f"{status.ready_replicas}/{spec.replicas}",
+        words.strategy(spec.strategy),
+        status.rollout or "",
+    ]
+
+
+@_columns(Promotion, "VERSION", "PHASE", "BY", "REASON")
+def _promotion(resource: Promotion, _: datetime) -> Row:
+    spec, status = resource.spec, resource.status
+    return [spec.revision.version, status.phase, spec.subject.name, spec.reason or status.message]
+
+
+@_columns(Rollout, "VERSIONS", "PHASE", "WEIGHT", "MESSAGE")
+def _rollout(resource: Rollout, _: datetime) -> Row:
+    status = resource.status
+    return [
+        words.versions(resource),
+        status.phase,
+        words.percent(status.weight_pct),
+        status.message or status.reason,
+    ]
+
+
+@_columns(TrafficSplit, "SPLIT", "IN FORCE")
+def _traffic_split(resource: TrafficSplit, _: datetime) -> Row:
+    shares = [f"{v.version} {words.percent(v.weight_pct)}" for v in resource.spec.variants]
+    status, generation = resource.status, resource.metadata.generation
+    refused = status.refused_generation == generation
+    in_force = "yes" if status.accepted_generation == generation else "not yet"
+    return [", ".join(shares), f"refused: {status.message}" if refused else in_force]
+
+
+@_columns(Replica, "VERSION", "PHASE", "RESTARTS", "NODE", "MESSAGE")
+def _replica(resource: Replica, _: datetime) -> Row:
+    spec, status = resource.spec, resource.status
+    message = status.message or status.reason
+    return [spec.revision.version, status.phase, str(status.restarts), spec.node, message]
+
+
+@_columns(Job, "PHASE", "ATTEMPT", "EXIT", "MESSAGE")
+def _job(resource: Job, _: datetime) -> Row:
+    status = resource.status
+    code = "" if status.exit_code is None else str(status.exit_code)
+    return [status.phase, str(status.attempt), code, status.message]
+
+
+@_columns(Token, "GROUPS", "EXPIRES")
+def _token(resource: Token, _: datetime) -> Row:
+    expires_at = resource.spec.expires_at
+    return [",".join(resource.spec.groups), f"{expires_at:%Y-%m-%d}" if expires_at else "never"]

@@ -1,0 +1,76 @@
+"""One resource in full, for people; of a deployment also its rollouts, replicas and traffic.
+
+Called by ``describe``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelplane.cli.columns import headers_of, row_of, rows_of
+from modelplane.cli.output import format_yaml, terminal_width
+from modelplane.cli.session import Session
+from modelplane.cli.tables import format_table
+from modelplane.resources.meta import Condition, Resource
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import Promotion
+from modelplane.resources.replica import Replica
+from modelplane.resources.rollout import Rollout
+from modelplane.resources.traffic_split import TrafficSplit
+
+AnyResource = Resource[Any, Any]
+
+_RELATED: tuple[type[AnyResource], ...] = (TrafficSplit, Replica, Rollout, Promotion)
+_SHOWN = 10
+_HIDDEN = ("conditions", "logTail")
+
+
+def describe_resource(session: Session, resource: AnyResource) -> str:
+    """Return a resource in words: its row, spec, status, conditions, and what hangs on it."""
+    now = session.now()
+    pairs = [
+        (header.capitalize(), cell)
+        for header, cell in zip(headers_of(type(resource)), row_of(resource, now), strict=True)
+    ]
+    width = max(len(name) for name, _ in pairs) + 2
+    parts = ["\n".join(f"{name + ':':{width}}{cell}" for name, cell in pairs)]
+    status = resource.status.to_dict()
+    parts.append(_section("Spec", resource.spec.to_dict()))
+    parts.append(_section("Status", {k: v for k, v in status.items() if k not in _HIDDEN}))
+    parts.append(_describe_conditions(getattr(resource.status, "conditions", ())))
+    if isinstance(resource, ModelDeployment):
+        parts += [_related(session, resource, kind) for kind in _RELATED]
+    if status.get("logTail"):
+        parts.append(f"End of its log:\n{_indent(str(status['logTail']))}")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(title: str, data: dict[str, Any]) -> str:
+    filled = {key: value for key, value in data.items() if value not in ("", [], {}, None)}
+    return f"{title}:\n{_indent(format_yaml(filled))}" if filled else ""
+
+
+def _describe_conditions(conditions: tuple[Condition, ...]) -> str:
+    rows = [[c.type, c.status, c.reason, c.message] for c in conditions]
+    return _table("Conditions", ["TYPE", "STATUS", "REASON", "MESSAGE"], rows)
+
+
+def _related(session: Session, deployment: ModelDeployment, kind: type[AnyResource]) -> str:
+    environment = deployment.metadata.environment
+    items = [
+        item
+        for item in session.client.list(kind, environment).items
+        if item.spec.deployment == deployment.metadata.name
+    ]
+    items.sort(key=lambda item: getattr(item.spec, "ordinal", 0))
+    return _table(f"{kind.__name__}s", headers_of(kind), rows_of(items[-_SHOWN:], session.now()))
+
+
+def _table(title: str, headers: list[str], rows: list[list[str]]) -> str:
+    width = terminal_width()
+    table = format_table(headers, rows, None if width is None else width - 2)
+    return f"{title}:\n{_indent(table)}" if rows else ""
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.rstrip().splitlines())

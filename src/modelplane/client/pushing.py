@@ -1,0 +1,122 @@
+"""What is sent when a version is pushed: its record, and the digest of its bytes.
+
+Called by `Client.push`; reads files, sends nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+from modelplane.client.artifacts import detect_format, digest_tree
+from modelplane.client.capture import Datasets, capture_training, describe_datasets
+from modelplane.errors import InvalidResource
+from modelplane.resources.model import Training
+from modelplane.resources.revision import ArtifactFormat
+
+_MAX_REQUIREMENTS_BYTES = 2**20
+
+
+@contextmanager
+def empty_tree() -> Iterator[Path]:
+    """Give a folder with nothing in it: the artifact of a command that needs no files."""
+    with tempfile.TemporaryDirectory(prefix="modelplane-") as directory:
+        yield Path(directory)
+
+
+class VersionRecord(TypedDict, total=False):
+    """What is said of a version when it is pushed.
+
+    Attributes
+    ----------
+    format
+        How the files are read; found from their names when left out.
+    command
+        A program that speaks the Open Inference Protocol, with its arguments; then the format
+        is ``command``.
+    metrics, parameters
+        What it was judged by and made with.
+    datasets
+        What it was made from: paths, references, or a map from names to these or data frames.
+    requirements
+        Python requirements to run it: text, or the path of a file.
+    signature, input_example
+        Inputs and outputs; one request, used as the smoke prediction.
+    tags, description
+        What may change later.
+    training
+        What made it; captured from this process when left out.
+    """
+
+    format: ArtifactFormat | None
+    command: Sequence[str]
+    metrics: Mapping[str, float]
+    parameters: Mapping[str, Any]
+    datasets: Datasets
+    requirements: str | Path | None
+    signature: Mapping[str, Any] | None
+    input_example: Mapping[str, Any] | None
+    tags: Mapping[str, str]
+    description: str
+    training: Training | None
+
+
+def describe_push(name: str, version: str, path: Path, record: VersionRecord) -> dict[str, Any]:
+    """Return the body of a push.
+
+    Raises
+    ------
+    InvalidResource
+        A file is missing or unreadable, or the format cannot be told.
+    """
+    training = record.get("training") or capture_training()
+    metrics, parameters = record.get("metrics", {}), record.get("parameters", {})
+    body = {
+        "model": name,
+        "version": version,
+        "artifact": _describe_artifact(path, record),
+        "metrics": {key: float(value) for key, value in metrics.items()},
+        "parameters": {key: str(value) for key, value in parameters.items()},
+        "datasets": [d.to_dict() for d in describe_datasets(record.get("datasets", ()))],
+        "training": training.to_dict(),
+        "tags": dict(record.get("tags", {})),
+        "description": record.get("description", ""),
+        "requirements": _read_requirements(record.get("requirements")),
+        "signature": record.get("signature"),
+        "inputExample": record.get("input_example"),
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _describe_artifact(path: Path, record: VersionRecord) -> dict[str, Any]:
+    if not path.exists():
+        raise InvalidResource(f"there is no artifact at {path}")
+    command = list(record.get("command", ()))
+    found = "command" if command else record.get("format") or detect_format(path)
+    if found is None:
+        raise InvalidResource(
+            f"the format of {path} cannot be told from its files",
+            hint="name it: mlflow, onnx, skops, joblib or command",
+        )
+    try:
+        digest = digest_tree(path).digest
+    except OSError as error:
+        raise InvalidResource(f"the artifact at {path} cannot be read: {error}") from None
+    return {"format": found, "digest": digest, "command": command}
+
+
+def _read_requirements(requirements: str | Path | None) -> str | None:
+    if not isinstance(requirements, Path):
+        return requirements
+    try:
+        text = requirements.read_text()
+    except (OSError, UnicodeError) as error:
+        raise InvalidResource(
+            f"the requirements at {requirements} cannot be read: {error}"
+        ) from None
+    if len(text) > _MAX_REQUIREMENTS_BYTES:
+        raise InvalidResource(f"{requirements} is larger than 1 MiB")
+    return text

@@ -1,0 +1,353 @@
+"""Counts into evidence: what one second of traffic adds to what is known.
+
+Called by the analysis controller through :mod:`modelplane.decisions.analysis`, for all running
+rollouts at once. It never judges, and it forgets nothing that a verdict may need.
+
+A tick that was absorbed before changes nothing. Within one call the order of the ticks does not
+matter; between calls a gateway's ticks must come in rising sequence, as gateways send them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from modelplane.decisions.analysis_evidence import (
+    ERRORS,
+    LATENCY,
+    MAX_REPLICAS,
+    MAX_SEQUENCES,
+    AnalysisSettings,
+    EvidenceState,
+    MetricEvidence,
+    Outcomes,
+    ReplicaEvidence,
+    Tick,
+    VersionCounts,
+    start_metric,
+)
+from modelplane.stats.betting import FloatArray
+from modelplane.stats.dispersion import (
+    DispersionState,
+    split_dispersion,
+    stack_dispersion,
+    update_dispersion,
+)
+from modelplane.stats.latency import QUANTILES, exceedances, fix_thresholds, merge_histograms
+from modelplane.stats.sequential import (
+    EXCEEDANCE,
+    HARM_BETS,
+    HARM_ONLY,
+    SequentialState,
+    arm,
+    counts_without_each,
+    new_state,
+    update,
+)
+from modelplane.stats.sequential_rows import split, stack
+
+RATE_MEMORY_S = 30.0
+_NOTHING = Outcomes()
+_NO_THRESHOLDS = [math.inf] * len(QUANTILES)
+
+
+def absorb(
+    state: EvidenceState, ticks: Sequence[Tick], settings: AnalysisSettings
+) -> EvidenceState:
+    """Add ticks to one rollout's evidence; see :func:`absorb_many`."""
+    return absorb_many([state], [ticks], [settings])[0]
+
+
+def absorb_many(
+    states: Sequence[EvidenceState],
+    ticks: Sequence[Sequence[Tick]],
+    settings: Sequence[AnalysisSettings],
+) -> list[EvidenceState]:
+    """Add ticks to the evidence of many rollouts in a few array operations.
+
+    Parameters
+    ----------
+    states, ticks, settings
+        One entry for each rollout.
+
+    Returns
+    -------
+    list of EvidenceState
+        The same as :func:`absorb` gives one by one; a rollout without new ticks keeps its state.
+    """
+    result = list(states)
+    waiting = [_new_ticks(state, batch) for state, batch in zip(states, ticks, strict=True)]
+    for turn in range(max(map(len, waiting), default=0)):
+        chosen = [index for index, batch in enumerate(waiting) if turn < len(batch)]
+        absorbed = _absorb_one_each(
+            [result[index] for index in chosen],
+            [waiting[index][turn] for index in chosen],
+            [settings[index] for index in chosen],
+        )
+        for index, state in zip(chosen, absorbed, strict=True):
+            result[index] = state
+    return result
+
+
+def _new_ticks(state: EvidenceState, ticks: Sequence[Tick]) -> list[Tick]:
+    """Ticks above the last sequence of their gateway boot, each once, in order of time."""
+    if not ticks:
+        return []
+    last = dict(state.sequences)
+    accepted = []
+    for tick in sorted(ticks, key=lambda tick: tick.sequence):
+        position = (tick.proxy, tick.boot_id)
+        if tick.sequence > last.get(position, -1):
+            last[position] = tick.sequence
+            accepted.append(tick)
+    return sorted(accepted, key=lambda tick: (tick.at, tick.proxy, tick.boot_id, tick.sequence))
+
+
+def _absorb_one_each(
+    states: Sequence[EvidenceState], ticks: Sequence[Tick], settings: Sequence[AnalysisSettings]
+) -> list[EvidenceState]:
+    """One tick for each state, updated together."""
+    states = [
+        _with_replicas(_with_metrics(state, one), tick)
+        for state, tick, one in zip(states, ticks, settings, strict=True)
+    ]
+    pairs = [
+        (metric, tick)
+        for state, tick in zip(states, ticks, strict=True)
+        for metric in state.metrics
+    ]
+    outcomes = iter(_absorb_outcomes([pair for pair in pairs if pair[0].name != LATENCY]))
+    latencies = iter(_absorb_latencies([pair for pair in pairs if pair[0].name == LATENCY]))
+    leave_one_out = _absorb_replicas(states, ticks)
+    result = []
+    for state, tick, one, without in zip(states, ticks, settings, leave_one_out, strict=True):
+        metrics = tuple(
+            next(latencies if metric.name == LATENCY else outcomes) for metric in state.metrics
+        )
+        result.append(_arm_warm_metrics(_with_tick(state, tick, metrics, without), one))
+    return result
+
+
+def _absorb_outcomes(pairs: Sequence[tuple[MetricEvidence, Tick]]) -> list[MetricEvidence]:
+    """Yes/no outcomes, one row each."""
+    counted = [
+        (_outcomes(tick.candidate, metric.name), _outcomes(tick.stable, metric.name))
+        for metric, tick in pairs
+    ]
+    counts = np.array(
+        [(c.trials, c.failures, b.trials, b.failures) for c, b in counted], dtype=np.float64
+    ).reshape(-1, 4)
+    tests, dispersions = _update_rows(pairs, counts)
+    return [
+        MetricEvidence(
+            metric.name,
+            metric.margin,
+            metric.thresholds,
+            metric.stable.plus(stable.trials, stable.failures),
+            metric.candidate.plus(candidate.trials, candidate.failures),
+            test,
+            dispersion,
+            metric.stable_latency,
+            metric.candidate_latency,
+        )
+        for (metric, _), (candidate, stable), test, dispersion in zip(
+            pairs, counted, tests, dispersions, strict=True
+        )
+    ]
+
+
+def _absorb_latencies(pairs: Sequence[tuple[MetricEvidence, Tick]]) -> list[MetricEvidence]:
+    """Latencies, one row for each quantile; the rows see nothing while the metric warms up."""
+    stable_us = [[t.stable_us for t in m.thresholds] or _NO_THRESHOLDS for m, _ in pairs]
+    candidate_us = [[t.candidate_us for t in m.thresholds] or _NO_THRESHOLDS for m, _ in pairs]
+    n_b, k_b = exceedances([tick.stable.latency for _, tick in pairs], stable_us)
+    n_c, k_c = exceedances([tick.candidate.latency for _, tick in pairs], candidate_us)
+    armed = np.array([metric.armed for metric, _ in pairs], dtype=np.float64)
+    columns = np.broadcast_arrays((armed * n_c)[:, None], k_c, (armed * n_b)[:, None], k_b)
+    tests, dispersions = _update_rows(pairs, np.stack(columns, axis=-1).reshape(-1, 4))
+    return [
+        MetricEvidence(
+            metric.name,
+            metric.margin,
+            metric.thresholds,
+            metric.stable.plus(round(stable), 0),
+            metric.candidate.plus(round(candidate), 0),
+            test,
+            dispersion,
+            merge_histograms(metric.stable_latency, tick.stable.latency),
+            merge_histograms(metric.candidate_latency, tick.candidate.latency),
+        )
+        for (metric, tick), stable, candidate, test, dispersion in zip(
+            pairs, n_b.tolist(), n_c.tolist(), tests, dispersions, strict=True
+        )
+    ]
+
+
+def _update_rows(
+    pairs: Sequence[tuple[MetricEvidence, Tick]], counts: FloatArray
+) -> tuple[list[SequentialState], list[DispersionState]]:
+    """Tests and dispersions of metrics that have the same number of rows."""
+    if not pairs:
+        return [], []
+    rows = len(counts) // len(pairs)
+    sizes = [rows] * len(pairs)
+    tests = update(stack([metric.tests for metric, _ in pairs]), counts)
+    seconds = np.repeat([math.floor(tick.at.timestamp()) for _, tick in pairs], rows)
+    dispersions = update_dispersion(
+        stack_dispersion([metric.dispersion for metric, _ in pairs]),
+        seconds,
+        counts[:, 2],
+        counts[:, 3],
+    )
+    return split(tests, sizes), split_dispersion(dispersions, sizes)
+
+
+def _absorb_replicas(
+    states: Sequence[EvidenceState], ticks: Sequence[Tick]
+) -> list[SequentialState]:
+    """The harm tests of errors without each candidate replica."""
+    counts = [
+        row for state, tick in zip(states, ticks, strict=True) for row in _replica_rows(state, tick)
+    ]
+    if not counts:
+        return [state.leave_one_out for state in states]
+    tests = update(stack([state.leave_one_out for state in states]), counts)
+    return split(tests, [len(state.replicas) for state in states])
+
+
+def _replica_rows(state: EvidenceState, tick: Tick) -> Sequence[tuple[float, float, float, float]]:
+    stable, candidate = tick.stable, tick.candidate
+    whole = (candidate.requests, candidate.failures, stable.requests, stable.failures)
+    attempts = [candidate.replicas.get(replica.name, _NOTHING) for replica in state.replicas]
+    return counts_without_each(whole, [(one.trials, one.failures) for one in attempts])
+
+
+def _outcomes(version: VersionCounts, name: str) -> Outcomes:
+    if name == ERRORS:
+        return Outcomes(version.requests, version.failures)
+    return version.outcomes.get(name, _NOTHING)
+
+
+def _with_metrics(state: EvidenceState, settings: AnalysisSettings) -> EvidenceState:
+    """Track what the settings name now; a metric that is new begins its warm-up."""
+    names = [metric.name for metric in settings.judged_metrics()]
+    if [metric.name for metric in state.metrics] == names:
+        return state
+    return replace(state, metrics=tuple(state.metric(name) or start_metric(name) for name in names))
+
+
+def _with_replicas(state: EvidenceState, tick: Tick) -> EvidenceState:
+    """Add a row for each candidate replica that was not seen before."""
+    known = {replica.name for replica in state.replicas}
+    fresh = sorted(tick.candidate.replicas.keys() - known)[: MAX_REPLICAS - len(known)]
+    errors = state.metric(ERRORS)
+    if not fresh or errors is None:
+        return state
+    # Without a replica that had no request so far, the evidence is the whole evidence.
+    harm_part = replace(
+        errors.tests, plan=HARM_ONLY, log_wealth=errors.tests.log_wealth[:, :HARM_BETS]
+    )
+    return replace(
+        state,
+        replicas=(*state.replicas, *(ReplicaEvidence(name, _NOTHING) for name in fresh)),
+        leave_one_out=stack([state.leave_one_out, *([harm_part] * len(fresh))]),
+    )
+
+
+def _with_tick(
+    state: EvidenceState,
+    tick: Tick,
+    metrics: tuple[MetricEvidence, ...],
+    leave_one_out: SequentialState,
+) -> EvidenceState:
+    """The state with the tick's metrics, totals, times and sequence."""
+    passed_s = tick.seconds
+    if state.last_at is not None:
+        passed_s = max(0.0, (tick.at - state.last_at).total_seconds())
+    kept = math.exp(-passed_s / RATE_MEMORY_S)
+    step_id, step_at = state.step_id, state.step_at
+    step_stable, step_candidate = state.step_stable_requests, state.step_candidate_requests
+    if tick.step_id is not None and tick.step_id >= step_id:
+        if tick.step_id > step_id:
+            step_id, step_at, step_stable, step_candidate = tick.step_id, None, 0, 0
+        step_at = tick.at if step_at is None else max(step_at, tick.at)
+        step_stable += tick.stable.requests
+        step_candidate += tick.candidate.requests
+    return EvidenceState(
+        rollout_uid=state.rollout_uid,
+        step_id=step_id,
+        metrics=metrics,
+        sequences=_with_sequence(state.sequences, tick),
+        first_at=state.first_at or tick.at,
+        last_at=tick.at if state.last_at is None else max(state.last_at, tick.at),
+        step_at=step_at,
+        step_stable_requests=step_stable,
+        step_candidate_requests=step_candidate,
+        recent_requests=state.recent_requests * kept
+        + tick.stable.requests
+        + tick.candidate.requests,
+        recent_s=state.recent_s * kept + passed_s,
+        stable=state.stable.plus(tick.stable),
+        candidate=state.candidate.plus(tick.candidate),
+        replicas=tuple(_with_attempts(replica, tick) for replica in state.replicas),
+        leave_one_out=leave_one_out,
+    )
+
+
+def _with_attempts(replica: ReplicaEvidence, tick: Tick) -> ReplicaEvidence:
+    added = tick.candidate.replicas.get(replica.name)
+    if added is None:
+        return replica
+    return ReplicaEvidence(replica.name, replica.attempts.plus(added.trials, added.failures))
+
+
+def _with_sequence(
+    sequences: Mapping[tuple[str, str], int], tick: Tick
+) -> dict[tuple[str, str], int]:
+    """The gateway boot of the tick comes last; the one heard longest ago may be forgotten."""
+    result = dict(sequences)
+    result.pop((tick.proxy, tick.boot_id), None)
+    result[tick.proxy, tick.boot_id] = tick.sequence
+    if len(result) > MAX_SEQUENCES:
+        result.pop(next(iter(result)))
+    return result
+
+
+def _arm_warm_metrics(state: EvidenceState, settings: AnalysisSettings) -> EvidenceState:
+    """End the warm-up of each metric that has seen enough of stable."""
+    if all(metric.armed for metric in state.metrics):
+        return state
+    if state.first_at is None or state.last_at is None:
+        return state
+    if (state.last_at - state.first_at).total_seconds() < settings.warm_up_s:
+        return state
+    declared = {metric.name: metric.margin for metric in settings.judged_metrics()}
+    metrics = []
+    leave_one_out = state.leave_one_out
+    for metric in state.metrics:
+        if metric.armed or metric.stable.trials < settings.warm_up_min_stable_requests:
+            metrics.append(metric)
+        elif metric.name == LATENCY:
+            metrics.append(_arm_latency(metric))
+        else:
+            margin = declared[metric.name] or settings.default_margin(
+                float(metric.tests.stable_rate[0])
+            )
+            shift = settings.kappa * margin
+            metrics.append(replace(metric, margin=margin, tests=arm(metric.tests, shift, margin)))
+            if metric.name == ERRORS:
+                leave_one_out = arm(leave_one_out, shift)
+    return replace(state, metrics=tuple(metrics), leave_one_out=leave_one_out)
+
+
+def _arm_latency(metric: MetricEvidence) -> MetricEvidence:
+    """Fix the thresholds; the warm-up's exceedances become the history of the tests."""
+    thresholds = fix_thresholds(metric.stable_latency)
+    requests, above = exceedances([metric.stable_latency], [[t.stable_us for t in thresholds]])
+    tests = new_state(EXCEEDANCE, len(thresholds))
+    tests.history[:, 2] = requests[0]
+    tests.history[:, 3] = above[0]
+    return replace(metric, thresholds=thresholds, tests=arm(tests, 0.0))

@@ -1,0 +1,481 @@
+"""What live analysis knows of one rollout: its settings, one second of counts, the evidence.
+
+Used by the other ``analysis`` modules of this package and, through
+:mod:`modelplane.decisions.analysis`, by the analysis controller, which stores the evidence. Only
+data and its written form; nothing here draws a conclusion.
+
+Evidence cannot be rebuilt from totals, since wealth depends on the blocks it was built from. So
+all of it is written, exactly, with the last sequence of each gateway in the same record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from modelplane.errors import InvalidResource
+from modelplane.resources.telemetry import TelemetryBatch, VariantSample
+from modelplane.stats.dispersion import (
+    DispersionState,
+    dispersion_row_from_dict,
+    dispersion_row_to_dict,
+    new_dispersion,
+    stack_dispersion,
+)
+from modelplane.stats.latency import QUANTILES, Histogram, LatencyThreshold, histogram_from_bins
+from modelplane.stats.sequential import (
+    COMPARISON,
+    EXCEEDANCE,
+    HARM_ONLY,
+    SequentialState,
+    new_state,
+)
+from modelplane.stats.sequential_rows import row_from_dict, row_to_dict, stack
+
+ERRORS = "errors"
+LATENCY = "latency"
+EVIDENCE_FORMAT = 1
+MAX_REPLICAS = 32
+"""Candidate replicas told apart; later ones are never left out."""
+MAX_SEQUENCES = 64
+"""Gateway boots remembered; one more and the boot that was heard longest ago is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSettings:
+    """How one metric is judged.
+
+    Attributes
+    ----------
+    name
+        ``errors``, ``latency``, or a yes/no outcome that ticks carry under this name; without
+        any such tick it is unavailable and blocks promotion.
+    margin
+        How much worse the candidate's rate may be, in (0, 1); None for the default. Latency has
+        thresholds in its place.
+    weight
+        Share of alpha relative to the other metrics, positive.
+    """
+
+    name: str
+    margin: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisSettings:
+    """How a rollout is judged.
+
+    Attributes
+    ----------
+    alpha
+        Greatest probability of ever rolling back a candidate that is not worse.
+    beta
+        Greatest probability that a bound of the difference is ever wrong.
+    kappa
+        Share of the margin by which a candidate may be worse before the harm test looks; 0 is
+        the strict test.
+    metrics
+        ``errors`` is judged even when it is not among them.
+    margin_floor, margin_share
+        Default margin: ``max(margin_floor, margin_share * stable's rate)``.
+    warm_up_min_stable_requests, warm_up_s
+        Both must be reached before a metric is judged.
+    stale_after_s
+        Counts older than this, in seconds, let nothing pass.
+    """
+
+    alpha: float = 0.05
+    beta: float = 0.05
+    kappa: float = 0.1
+    metrics: tuple[MetricSettings, ...] = (MetricSettings(ERRORS), MetricSettings(LATENCY))
+    margin_floor: float = 0.0025
+    margin_share: float = 0.25
+    warm_up_min_stable_requests: int = 100
+    warm_up_s: float = 10.0
+    stale_after_s: float = 15.0
+
+    def judged_metrics(self) -> tuple[MetricSettings, ...]:
+        """Return the metrics with ``errors`` among them: no candidate may fail unseen."""
+        if any(metric.name == ERRORS for metric in self.metrics):
+            return self.metrics
+        return (MetricSettings(ERRORS), *self.metrics)
+
+    def default_margin(self, stable_rate: float) -> float:
+        """Return the margin of a metric that declares none."""
+        return max(self.margin_floor, self.margin_share * stable_rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Trials and failures of a yes/no outcome."""
+
+    trials: int = 0
+    failures: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """Failures per trial; None without trials."""
+        return self.failures / self.trials if self.trials else None
+
+    def plus(self, trials: int, failures: int) -> Outcomes:
+        """Return the sum."""
+        return Outcomes(self.trials + trials, self.failures + failures)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCounts:
+    """What one version did in one interval.
+
+    Attributes
+    ----------
+    requests, failures
+        Requests assigned to the version and those that it failed, hidden ones included.
+    client_failures
+        Failures that clients saw; the others were answered by stable.
+    latency
+        Requests by the lower bound of their histogram bin, in microseconds.
+    replicas
+        Attempts and failed attempts of each replica.
+    outcomes
+        Other yes/no outcomes by metric name.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    client_failures: int = 0
+    latency: Histogram = field(default_factory=dict)
+    replicas: Mapping[str, Outcomes] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One interval, about a second, of one gateway.
+
+    Attributes
+    ----------
+    proxy, boot_id, sequence
+        What names it; a tick that was absorbed before changes nothing.
+    at
+        End of the interval.
+    step_id
+        The step of this rollout that the gateway had acknowledged before the interval began;
+        None when there was none.
+    seconds
+        Length of the interval.
+    """
+
+    proxy: str
+    boot_id: str
+    sequence: int
+    at: datetime
+    step_id: int | None
+    stable: VersionCounts
+    candidate: VersionCounts
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VersionTotals:
+    """Sums over the whole rollout."""
+
+    requests: int = 0
+    failures: int = 0
+    client_failures: int = 0
+
+    def plus(self, counts: VersionCounts) -> VersionTotals:
+        """Return the sum."""
+        return VersionTotals(
+            self.requests + counts.requests,
+            self.failures + counts.failures,
+            self.client_failures + counts.client_failures,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MetricEvidence:
+    """What is known of one metric.
+
+    Attributes
+    ----------
+    margin
+        Fixed at the end of the warm-up; None before, and for latency.
+    thresholds
+        Of latency, fixed at the end of the warm-up; empty otherwise.
+    stable, candidate
+        Trials and failures so far; for latency trials alone.
+    tests
+        One row, or one for each of the latency quantiles.
+    dispersion
+        Scatter of stable's failures, row by row.
+    stable_latency, candidate_latency
+        Histograms of the whole rollout; empty for other metrics.
+    """
+
+    name: str
+    margin: float | None
+    thresholds: tuple[LatencyThreshold, ...]
+    stable: Outcomes
+    candidate: Outcomes
+    tests: SequentialState
+    dispersion: DispersionState
+    stable_latency: Histogram
+    candidate_latency: Histogram
+
+    @property
+    def armed(self) -> bool:
+        """Whether the warm-up of this metric is over."""
+        return self.margin is not None or bool(self.thresholds)
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be measured: always for errors and latency, else once seen."""
+        return self.name in (ERRORS, LATENCY) or self.stable.trials + self.candidate.trials > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaEvidence:
+    """Attempts of one candidate replica so far."""
+
+    name: str
+    attempts: Outcomes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvidenceState:
+    """Everything analysis keeps of one rollout.
+
+    Attributes
+    ----------
+    step_id
+        The newest step that counts have arrived for.
+    sequences
+        Last sequence absorbed by (proxy, boot id), the one heard last at the end.
+    first_at, last_at
+        Ends of the first and of the newest interval.
+    step_at
+        End of the newest interval of the step `step_id`; only these let the weight grow.
+    step_stable_requests, step_candidate_requests
+        Requests in that step.
+    recent_requests, recent_s
+        Decaying sums for the request rate.
+    replicas, leave_one_out
+        Candidate replicas and the harm test of errors without each, row by row.
+    """
+
+    rollout_uid: str
+    step_id: int
+    metrics: tuple[MetricEvidence, ...]
+    sequences: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    step_at: datetime | None = None
+    step_stable_requests: int = 0
+    step_candidate_requests: int = 0
+    recent_requests: float = 0.0
+    recent_s: float = 0.0
+    stable: VersionTotals = VersionTotals()
+    candidate: VersionTotals = VersionTotals()
+    replicas: tuple[ReplicaEvidence, ...] = ()
+    leave_one_out: SequentialState = field(default_factory=lambda: new_state(HARM_ONLY, 0))
+
+    @property
+    def request_rate_rps(self) -> float:
+        """Requests per second to both versions, over about the last half minute."""
+        return self.recent_requests / self.recent_s if self.recent_s > 0 else 0.0
+
+    def metric(self, name: str) -> MetricEvidence | None:
+        """Return the evidence of a metric, or None when it is not tracked."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; :meth:`from_dict` reads them back exactly."""
+        return {
+            "format": EVIDENCE_FORMAT,
+            "rollout_uid": self.rollout_uid,
+            "step_id": self.step_id,
+            "sequences": [[*position, last] for position, last in self.sequences.items()],
+            "first_at": _time_to_text(self.first_at),
+            "last_at": _time_to_text(self.last_at),
+            "step_at": _time_to_text(self.step_at),
+            "step_stable_requests": self.step_stable_requests,
+            "step_candidate_requests": self.step_candidate_requests,
+            "recent_requests": self.recent_requests,
+            "recent_s": self.recent_s,
+            "stable": _totals_to_list(self.stable),
+            "candidate": _totals_to_list(self.candidate),
+            "metrics": [_metric_to_dict(metric) for metric in self.metrics],
+            "replicas": [
+                {
+                    "name": replica.name,
+                    "attempts": [replica.attempts.trials, replica.attempts.failures],
+                    "tests": row_to_dict(self.leave_one_out, row),
+                }
+                for row, replica in enumerate(self.replicas)
+            ],
+        }
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> EvidenceState:
+        """Return the state that :meth:`to_dict` wrote.
+
+        Raises
+        ------
+        InvalidResource
+            When a later modelplane wrote the record.
+        """
+        if record.get("format") != EVIDENCE_FORMAT:
+            raise InvalidResource(
+                f"evidence of rollout {record.get('rollout_uid')!r} has format "
+                f"{record.get('format')!r}, this modelplane reads {EVIDENCE_FORMAT}",
+                hint="run the modelplane that wrote it, or start the rollout again",
+            )
+        replicas = record["replicas"]
+        rows = [row_from_dict(replica["tests"]) for replica in replicas]
+        return EvidenceState(
+            rollout_uid=record["rollout_uid"],
+            step_id=record["step_id"],
+            sequences={(proxy, boot): last for proxy, boot, last in record["sequences"]},
+            first_at=_time_from_text(record["first_at"]),
+            last_at=_time_from_text(record["last_at"]),
+            step_at=_time_from_text(record["step_at"]),
+            step_stable_requests=record["step_stable_requests"],
+            step_candidate_requests=record["step_candidate_requests"],
+            recent_requests=record["recent_requests"],
+            recent_s=record["recent_s"],
+            stable=VersionTotals(*record["stable"]),
+            candidate=VersionTotals(*record["candidate"]),
+            metrics=tuple(_metric_from_dict(metric) for metric in record["metrics"]),
+            replicas=tuple(
+                ReplicaEvidence(replica["name"], Outcomes(*replica["attempts"]))
+                for replica in replicas
+            ),
+            leave_one_out=stack(rows) if rows else new_state(HARM_ONLY, 0),
+        )
+
+
+def start_evidence(
+    rollout_uid: str, settings: AnalysisSettings, history: EvidenceState | None = None
+) -> EvidenceState:
+    """Evidence of a rollout that has seen nothing yet.
+
+    Parameters
+    ----------
+    rollout_uid
+        Whose it is.
+    settings
+        Say which metrics are tracked.
+    history
+        Evidence of the same deployment from before, a rollout's or one that only followed
+        stable: its measure of how stable's failures scatter is taken over, which needs half an
+        hour to become sharp.
+    """
+    return EvidenceState(
+        rollout_uid=rollout_uid,
+        step_id=-1,
+        metrics=tuple(
+            start_metric(metric.name, history.metric(metric.name) if history else None)
+            for metric in settings.judged_metrics()
+        ),
+    )
+
+
+def start_metric(name: str, history: MetricEvidence | None = None) -> MetricEvidence:
+    """Evidence of a metric that was not seen yet."""
+    rows = len(QUANTILES) if name == LATENCY else 1
+    return MetricEvidence(
+        name=name,
+        margin=None,
+        thresholds=(),
+        stable=Outcomes(),
+        candidate=Outcomes(),
+        tests=new_state(EXCEEDANCE if name == LATENCY else COMPARISON, rows),
+        dispersion=history.dispersion if history else new_dispersion(rows),
+        stable_latency={},
+        candidate_latency={},
+    )
+
+
+def tick_from_batch(
+    batch: TelemetryBatch, deployment: str, rollout_uid: str, stable: str, candidate: str
+) -> Tick:
+    """Read one deployment's counts from what a gateway sent.
+
+    Parameters
+    ----------
+    deployment, rollout_uid
+        Whose counts; a split of another rollout gives no step.
+    stable, candidate
+        Short digests of the two revisions.
+    """
+    split = batch.splits.get(deployment)
+    samples = {s.revision: s for s in batch.samples if s.deployment == deployment}
+    return Tick(
+        proxy=batch.proxy,
+        boot_id=batch.boot_id,
+        sequence=batch.sequence,
+        at=batch.at,
+        step_id=split.step_id if split is not None and split.rollout_uid == rollout_uid else None,
+        stable=_counts_from_sample(samples.get(stable)),
+        candidate=_counts_from_sample(samples.get(candidate)),
+        seconds=batch.seconds,
+    )
+
+
+def _counts_from_sample(sample: VariantSample | None) -> VersionCounts:
+    if sample is None:
+        return VersionCounts()
+    return VersionCounts(
+        requests=sample.requests,
+        failures=sample.failures,
+        client_failures=sample.client_failures,
+        latency=histogram_from_bins(sample.latency),
+        replicas={
+            name: Outcomes(replica.attempts, replica.failures)
+            for name, replica in sample.replicas.items()
+        },
+    )
+
+
+def _metric_to_dict(metric: MetricEvidence) -> dict[str, Any]:
+    rows = range(len(metric.dispersion.totals))
+    return {
+        "name": metric.name,
+        "margin": metric.margin,
+        "thresholds": [[t.quantile, t.stable_us, t.candidate_us] for t in metric.thresholds],
+        "stable": [metric.stable.trials, metric.stable.failures],
+        "candidate": [metric.candidate.trials, metric.candidate.failures],
+        "tests": [row_to_dict(metric.tests, row) for row in rows],
+        "dispersion": [dispersion_row_to_dict(metric.dispersion, row) for row in rows],
+        "stable_latency": [list(pair) for pair in metric.stable_latency.items()],
+        "candidate_latency": [list(pair) for pair in metric.candidate_latency.items()],
+    }
+
+
+def _metric_from_dict(record: Mapping[str, Any]) -> MetricEvidence:
+    return MetricEvidence(
+        name=record["name"],
+        margin=record["margin"],
+        thresholds=tuple(LatencyThreshold(*threshold) for threshold in record["thresholds"]),
+        stable=Outcomes(*record["stable"]),
+        candidate=Outcomes(*record["candidate"]),
+        tests=stack([row_from_dict(row) for row in record["tests"]]),
+        dispersion=stack_dispersion([dispersion_row_from_dict(r) for r in record["dispersion"]]),
+        stable_latency=dict(record["stable_latency"]),
+        candidate_latency=dict(record["candidate_latency"]),
+    )
+
+
+def _totals_to_list(totals: VersionTotals) -> list[int]:
+    return [totals.requests, totals.failures, totals.client_failures]
+
+
+def _time_to_text(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
+
+
+def _time_from_text(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

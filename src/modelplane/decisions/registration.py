@@ -1,0 +1,206 @@
+"""What happens when a version is pushed, tagged, aliased or deleted.
+
+Called by the API between loading and committing. Pure. The record of a version and its bytes
+never change; tags, description and aliases do, aliases with their history.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from modelplane.decisions.admission import Asked
+from modelplane.errors import Conflict, FieldError, InvalidResource
+from modelplane.resources.meta import Metadata, Subject, check_resource_name
+from modelplane.resources.model import AliasMove, ModelVersion, ModelVersionSpec, ModelVersionStatus
+from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
+from modelplane.resources.versions import parse_version
+
+MODEL_LABEL = "modelplane.dev/model"
+"""Label of every version: its model's name."""
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_ALIAS_HISTORY = 100
+_IMMUTABLE = (
+    "metrics", "parameters", "signature", "input_example", "requirements", "datasets",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What to write: the version, or the one that is there already."""
+
+    result: Literal["created", "unchanged"]
+    version: ModelVersion
+    warnings: tuple[str, ...] = ()
+
+
+def check_digest(digest: str, path: str) -> None:
+    """Raise `InvalidResource` unless `digest` is ``sha256:`` and 64 hex digits."""
+    if not DIGEST.fullmatch(digest):
+        message = "a digest is sha256: and 64 lower-case hex digits"
+        raise InvalidResource("not a digest", [FieldError(path, message)])
+
+
+def canonical_version(model: str, version: str) -> str:
+    """Return the semantic version in its canonical form.
+
+    Raises
+    ------
+    InvalidResource
+        It is not semantic, or too long to be part of a name.
+    """
+    try:
+        semantic = parse_version(version)
+        check_resource_name(f"{model}@{semantic}")
+    except ValueError as error:
+        raise InvalidResource("not a version", [FieldError("version", str(error))]) from None
+    return semantic
+
+
+def register_version(
+    spec: ModelVersionSpec,
+    before: ModelVersion | None,
+    subject: Subject,
+    *,
+    number: int,
+    tags: Mapping[str, str],
+    description: str = "",
+) -> Registration:
+    """Decide what pushing a version does.
+
+    Parameters
+    ----------
+    spec
+        What was pushed, its version canonical; number and author are set here.
+    before
+        The version as it is stored, if it is; a tombstone counts.
+    subject
+        Who pushes.
+    number
+        The next integer number of the model.
+    tags, description
+        What may change later.
+
+    Raises
+    ------
+    Conflict
+        The version exists with other bytes, or was deleted.
+    """
+    if before is not None:
+        return _repeat(spec, before)
+    version = ModelVersion(
+        metadata=Metadata(name=f"{spec.model}@{spec.version}", labels={MODEL_LABEL: spec.model}),
+        spec=spec.with_(number=number, author=subject.name),
+        status=ModelVersionStatus(tags=dict(tags), description=description),
+    )
+    return Registration("created", version)
+
+
+def _repeat(spec: ModelVersionSpec, before: ModelVersion) -> Registration:
+    """Answer a push of a version that exists: nothing changes, or it is refused."""
+    name = before.metadata.name
+    if before.status.deleted_at is not None:
+        raise Conflict(
+            f"{name} was deleted, and a deleted version is not used again",
+            hint="push under a new version",
+        )
+    ours, theirs = before.spec.artifact, spec.artifact
+    if theirs.digest != ours.digest:
+        raise Conflict(
+            f"{name} exists with other bytes: it has {ours.digest}, pushed were {theirs.digest}",
+            hint="a version never changes; push under a new version",
+        )
+    if (theirs.format, theirs.command) != (ours.format, ours.command):
+        raise Conflict(
+            f"{name} exists with format {ours.format} and another way to run",
+            hint="a version never changes; push under a new version",
+        )
+    other = [f for f in _IMMUTABLE if getattr(spec, f) != getattr(before.spec, f)]
+    warnings = (
+        (f"{name} exists; what was recorded first stays, other are now: {', '.join(other)}",)
+        if other
+        else ()
+    )
+    return Registration("unchanged", before, warnings)
+
+
+def change_tags(version: ModelVersion, changes: Mapping[str, str | None]) -> ModelVersion:
+    """Return `version` with tags set, and those given as None removed."""
+    merged: dict[str, str | None] = {**version.status.tags, **changes}
+    return version.with_status(tags={k: v for k, v in merged.items() if v is not None})
+
+
+def move_alias(
+    versions: Sequence[ModelVersion],
+    target: ModelVersion,
+    alias: str,
+    asked: Asked,
+    *,
+    remove: bool = False,
+) -> list[ModelVersion]:
+    """Return the versions that change when `alias` moves to `target`, or away from it.
+
+    An alias names one version of a model at a time; both ends keep the move in their history.
+    """
+    changed = []
+    for version in versions:
+        has = alias in version.status.aliases
+        wants = version.metadata.name == target.metadata.name and not remove
+        affected = wants or not remove or version.metadata.name == target.metadata.name
+        if has == wants or not affected:
+            continue
+        move = AliasMove(
+            alias=alias,
+            action="set" if wants else "removed",
+            subject=asked.subject.name,
+            at=asked.now,
+            reason=asked.reason,
+        )
+        others = {a for a in version.status.aliases if a != alias}
+        changed.append(
+            version.with_status(
+                aliases=tuple(sorted(others | ({alias} if wants else set()))),
+                alias_history=(*version.status.alias_history, move)[-_ALIAS_HISTORY:],
+            )
+        )
+    return changed
+
+
+def bury_version(
+    version: ModelVersion,
+    deployments: Iterable[ModelDeployment],
+    promotions: Iterable[Promotion],
+    now: datetime,
+) -> ModelVersion:
+    """Return the tombstone of `version`.
+
+    Raises
+    ------
+    Conflict
+        It is declared, serves, or is on its way somewhere; says where.
+    """
+    model, number = version.spec.model, version.spec.version
+    places = {
+        f"{d.metadata.environment}/{d.metadata.name}"
+        for d in deployments
+        if (d.spec.model, d.spec.version) == (model, number)
+        or (d.status.stable and (d.status.stable.model, d.status.stable.version) == (model, number))
+    } | {
+        f"{p.metadata.environment}/{p.spec.deployment}"
+        for p in promotions
+        if p.status.phase not in FINISHED_PROMOTION
+        and (p.spec.revision.model, p.spec.revision.version) == (model, number)
+    }
+    if places:
+        raise Conflict(
+            f"{version.metadata.name} is deployed: {', '.join(sorted(places))}",
+            hint="deploy another version there first, or delete the deployment",
+        )
+    if version.status.deleted_at is not None:
+        return version
+    return version.with_status(deleted_at=now, aliases=())

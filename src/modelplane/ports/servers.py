@@ -1,0 +1,82 @@
+"""Model servers and the artifacts they load, as the agent needs them.
+
+An implementation knows how environments are built, which command serves which format and how
+a server is asked. It starts nothing: the process keeper does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelplane.resources.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCommand:
+    """How a model server is started: program and arguments, and all its variables."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationFailed:
+    """A version's environment cannot be built; what happened, and the end of the log."""
+
+    message: str
+    log_tail: str = ""
+
+
+class Readiness(StrEnum):
+    """What a model server said when it was asked whether it is ready."""
+
+    READY = "ready"
+    NOT_READY = "not_ready"
+    NO_ANSWER = "no_answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The outcome of one inference request: whether it succeeded, and why not."""
+
+    succeeded: bool
+    message: str = ""
+
+
+class ModelServers(Protocol):
+    """How this node runs model servers and speaks to them."""
+
+    async def prepare(
+        self, replica: Replica, artifact: Path, socket: Path
+    ) -> ServerCommand | PreparationFailed:
+        """Make everything ready that the server needs, and return how to start it.
+
+        Takes as long as installing packages takes; done before, it returns at once. Safe to
+        cancel.
+        """
+
+    async def ask_readiness(self, socket: Path) -> Readiness:
+        """Ask the server whether it is ready; takes a second at the most."""
+
+    async def predict(
+        self, socket: Path, replica: Replica, request: Mapping[str, Any]
+    ) -> Prediction:
+        """Send one inference request."""
+
+    def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return all variables of a job that declares `env`; no secret is among them."""
+
+
+class Artifacts(Protocol):
+    """The node's cache of artifacts."""
+
+    async def fetch(self, digest: str) -> Path:
+        """Return the directory of the artifact's files, verified against `digest`.
+
+        Raises `NotFound` when nobody has it, `TerminalError` when what came does not have the
+        digest, and `TransientError` (`NoSpace` too) when trying again helps.
+        """

@@ -1,0 +1,78 @@
+"""How many requests a verdict still needs: arithmetic for people who wait.
+
+Called by ``modelplane.decisions.analysis`` for the status line. Nothing is decided by these
+numbers. A request here is one to either version, split between them by ``candidate_share``.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def requests_needed(
+    stable_rate: float, candidate_share: float, margin: float, beta: float = 0.05
+) -> float:
+    """Requests until the margin test passes a candidate that is as good as stable.
+
+    ``ln(1/beta) [2 p (1-p) / (w (1-w) margin^2) + 1 / (w margin)]``: the normal term of two
+    Bernoulli streams plus what rare failures cost; within about 15 % of simulated means, while
+    half of all candidates pass after three quarters of it.
+
+    Parameters
+    ----------
+    stable_rate
+        Stable's failure rate ``p``, in [0, 1).
+    candidate_share
+        Share ``w`` of requests that go to the candidate, in (0, 1).
+    margin
+        How much worse the candidate may be, in (0, 1).
+
+    Examples
+    --------
+    >>> round(requests_needed(0.0, 0.5, 0.0025))
+    2397
+    """
+    spread = candidate_share * (1 - candidate_share)
+    normal = 2 * stable_rate * (1 - stable_rate) / (spread * margin**2)
+    return math.log(1 / beta) * (normal + 1 / (candidate_share * margin))
+
+
+def growth_per_request(candidate_rate: float, stable_rate: float, candidate_share: float) -> float:
+    """Greatest log-wealth that one request brings on average against "the same rate".
+
+    The Kullback-Leibler divergence of both versions' outcomes from their common mean.
+
+    Examples
+    --------
+    >>> growth_per_request(0.05, 0.05, 0.5)
+    0.0
+    >>> round(growth_per_request(0.01, 0.05, 0.5), 4)
+    0.0075
+    """
+    mean = candidate_share * candidate_rate + (1 - candidate_share) * stable_rate
+    return candidate_share * _divergence(candidate_rate, mean) + (
+        1 - candidate_share
+    ) * _divergence(stable_rate, mean)
+
+
+def _divergence(p: float, q: float) -> float:
+    result = 0.0
+    for share, other in ((p, q), (1 - p, 1 - q)):
+        if share > 0:
+            result += share * math.log(share / other)
+    return max(result, 0.0)
+
+
+def still_needed(total: float, log_wealth: float, beta: float = 0.05) -> float:
+    """What is left of ``total`` requests when some evidence is there already.
+
+    ``log_wealth`` is the test's, divided by phi; below zero it makes the wait longer.
+
+    Examples
+    --------
+    >>> import math
+    >>> round(still_needed(1000, math.log(20) / 2))
+    500
+    """
+    target = math.log(1 / beta)
+    return max(0.0, total * (target - log_wealth) / target)

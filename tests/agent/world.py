@@ -1,0 +1,351 @@
+"""A node and a control plane in memory: what the agent's tests play in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from modelplane.agent.agent import Agent
+from modelplane.agent.node import AgentOptions, Places
+from modelplane.client.artifacts import digest_tree
+from modelplane.decisions.routing import RoutePlan
+from modelplane.errors import Conflict, NotFound, TransientError
+from modelplane.ports.gateways import GatewayCommand
+from modelplane.ports.servers import Prediction, PreparationFailed, Readiness, ServerCommand
+from modelplane.ports.store import Change
+from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
+from modelplane.resources.job import Job, JobSpec
+from modelplane.resources.meta import Metadata, Resource, ResourceKey
+from modelplane.resources.replica import Replica, ReplicaSpec
+from modelplane.resources.revision import Artifact, Revision, RuntimeSpec, make_revision
+from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt
+from modelplane.resources.traffic_split import (
+    SplitEndpoint,
+    SplitVariant,
+    TrafficSplit,
+    TrafficSplitSpec,
+)
+from modelplane.testing.clock import ManualClock
+from modelplane.testing.processes import FakeMachine, FakeProcesses
+from modelplane.testing.proxy import FakeProxy
+
+AnyResource = Resource[Any, Any]
+R = TypeVar("R", bound=AnyResource)
+
+
+class FakeControlPlane:
+    """The API in memory; `away` makes every call fail as a dead server does."""
+
+    def __init__(self) -> None:
+        self.resources: dict[ResourceKey, AnyResource] = {}
+        self.changes: list[Change] = []
+        self.oldest = 0
+        self.version = 0
+        self.artifacts: dict[str, bytes] = {}
+        self.batches: list[TelemetryBatch] = []
+        self.confirmed = 0
+        self.statuses: list[tuple[str, str, Any]] = []
+        self._away = False
+        self._news = asyncio.Event()
+
+    def set_away(self, away: bool) -> None:
+        self._away = away
+        self._news.set()
+
+    def put(self, resource: R) -> R:
+        """Write a resource as the store does: uid, generation and version are given here."""
+        self.version += 1
+        before = self.resources.get(resource.key)
+        metadata = resource.metadata
+        generation = 1
+        if before is not None:
+            changed = before.spec != resource.spec
+            generation = before.metadata.generation + changed
+        written = resource.with_(
+            metadata=metadata.with_(
+                uid=metadata.uid or (before.metadata.uid if before else f"uid-{self.version}"),
+                generation=generation,
+                resource_version=self.version,
+            )
+        )
+        self.resources[written.key] = written
+        self._log(Change(self.version, "put", written))
+        return written
+
+    def remove(self, resource: AnyResource) -> None:
+        self.version += 1
+        self._log(Change(self.version, "delete", self.resources.pop(resource.key)))
+
+    def read(self, resource: R) -> R:
+        return cast("R", self.resources[resource.key])
+
+    def expire_log(self) -> None:
+        """Forget the change log and end all watches, as a long absence does."""
+        self.oldest = self.version
+        self.changes.clear()
+        self._news.set()
+
+    async def list(self, kind: type[R]) -> tuple[Sequence[R], int]:
+        self._check()
+        return [r for r in self.resources.values() if isinstance(r, kind)], self.version
+
+    async def watch(self, kind: type[AnyResource], since: int) -> AsyncIterator[Change]:
+        while True:
+            self._check()
+            if since < self.oldest:
+                raise Conflict("the log begins later")
+            for change in [c for c in self.changes if c.resource_version > since]:
+                since = change.resource_version
+                if isinstance(change.resource, kind):
+                    yield change
+            self._news.clear()
+            await self._news.wait()
+
+    async def put_status(self, resource: R) -> R:
+        self._check()
+        current = self.resources.get(resource.key)
+        if current is None:
+            raise NotFound(f"no {resource.key}")
+        if current.metadata.uid != resource.metadata.uid:
+            raise Conflict("another one")
+        self.statuses.append((resource.kind, resource.metadata.name, resource.status))
+        if current.status != resource.status:
+            current = self.put(current.with_(status=resource.status))
+        return cast("R", current)
+
+    async def post_telemetry(self, batch: TelemetryBatch) -> TelemetryReceipt:
+        self._check()
+        self.batches.append(batch)
+        return TelemetryReceipt(confirmed_sequence=self.confirmed)
+
+    async def download_artifact(self, digest: str, destination: Path) -> None:
+        self._check()
+        if digest not in self.artifacts:
+            raise NotFound(f"no artifact {digest}")
+        destination.mkdir(parents=True)
+        (destination / "model.onnx").write_bytes(self.artifacts[digest])
+
+    def _check(self) -> None:
+        if self._away:
+            raise TransientError("the control plane does not answer")
+
+    def _log(self, change: Change) -> None:
+        self.changes.append(change)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+
+@dataclass
+class FakeServers:
+    """Model servers that are whatever the test says; by default ready and right."""
+
+    preparation: Callable[[Replica], ServerCommand | PreparationFailed] | None = None
+    readiness: dict[Path, Readiness] = field(default_factory=dict)
+    default_readiness: Readiness = Readiness.READY
+    prediction: Prediction = field(default_factory=lambda: Prediction(True))
+    predictions: list[Mapping[str, Any]] = field(default_factory=list)
+    prepared: list[tuple[str, Path]] = field(default_factory=list)
+
+    async def prepare(
+        self, replica: Replica, artifact: Path, socket: Path
+    ) -> ServerCommand | PreparationFailed:
+        self.prepared.append((replica.metadata.name, artifact))
+        if self.preparation is not None:
+            return self.preparation(replica)
+        return ServerCommand(("serve", str(socket)), {"PATH": "/bin"})
+
+    async def ask_readiness(self, socket: Path) -> Readiness:
+        return self.readiness.get(socket, self.default_readiness)
+
+    async def predict(
+        self, socket: Path, replica: Replica, request: Mapping[str, Any]
+    ) -> Prediction:
+        self.predictions.append(request)
+        return self.prediction
+
+    def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        return {"PATH": "/bin", **env}
+
+
+class FakeGateway(FakeProxy):
+    """`FakeProxy` with what the agent needs to run one."""
+
+    def __init__(self, environment: Environment, plans: Iterable[RoutePlan]) -> None:
+        self.first_plans = list(plans)
+        super().__init__(self.first_plans)
+        self.environment = environment
+        self.serving = False
+        self.fault: str | None = None
+
+    @property
+    def listener_fault(self) -> str | None:
+        return self.fault
+
+    async def start(self) -> None:
+        self.serving = True
+
+    async def stop(self) -> None:
+        self.serving = False
+
+    def prepare_command(self) -> GatewayCommand:
+        return GatewayCommand(("proxy", self.environment.metadata.name), {})
+
+
+class World:
+    """One machine, one control plane, and agents on it, one after the other."""
+
+    def __init__(self, directory: Path, *, port: int) -> None:
+        self.clock = ManualClock()
+        self.control_plane = FakeControlPlane()
+        self.machine = FakeMachine(now=self.clock.now)
+        self.servers = FakeServers()
+        self.gateways: list[FakeGateway] = []
+        self.places = Places(directory / "agent", directory / "run", directory / "logs")
+        self.options = AgentOptions(probe_interval_s=1.0)
+        self.port = port
+        self.agent: Agent | None = None
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start_agent(self) -> None:
+        self._stopping = asyncio.Event()
+        self.agent = Agent(
+            control_plane=self.control_plane,
+            processes=FakeProcesses(self.machine),
+            servers=self.servers,
+            gateway_factory=self._make_gateway,
+            clock=self.clock,
+            places=self.places,
+            options=self.options,
+        )
+        self._task = asyncio.create_task(self.agent.run(self._stopping))
+
+    async def kill_agent(self) -> None:
+        """End the agent without letting it do anything."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+
+    async def stop_agent(self, *, leave_running: bool = False) -> None:
+        assert self._task is not None
+        assert self.agent is not None
+        self.agent.leave_running = leave_running
+        self._stopping.set()
+        for _ in range(200):
+            if self._task.done():
+                break
+            await self.settle(0.1)
+        self._task.result()
+        self._task = None
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await self.kill_agent()
+
+    async def settle(self, seconds: float = 0.0) -> None:
+        """Let everybody do what they would do in that time."""
+        steps = max(1, round(seconds / 0.1))
+        for _ in range(steps):
+            await self._breathe()
+            await self.clock.advance(seconds / steps)
+        await self._breathe()
+
+    @staticmethod
+    async def _breathe() -> None:
+        """Give every task its turns, and threads that read files a moment."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.0005)
+
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
+        """Let time pass until `condition` holds."""
+        for _ in range(round(within_s / 0.1)):
+            if condition():
+                return
+            await self.settle(0.1)
+        assert condition(), "it did not come to pass"
+
+    @property
+    def gateway(self) -> FakeGateway:
+        return self.gateways[-1]
+
+    def running(self, prefix: str = "") -> list[str]:
+        """Names of the running processes."""
+        return [
+            name
+            for name, entry in sorted(self.machine.entries.items())
+            if name.startswith(prefix) and entry.process.exit is None
+        ]
+
+    def _make_gateway(self, environment: Environment, plans: Sequence[RoutePlan]) -> FakeGateway:
+        self.gateways.append(FakeGateway(environment, plans))
+        return self.gateways[-1]
+
+    # What people and controllers declare ------------------------------------------------------
+
+    def artifact(self, content: bytes = b"model") -> Artifact:
+        """Store an artifact in the control plane."""
+        scratch = self.places.agent_dir.parent / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "model.onnx").write_bytes(content)
+        digest = digest_tree(scratch).digest
+        self.control_plane.artifacts[digest] = content
+        return Artifact(format="onnx", digest=digest)
+
+    def revision(self, version: str = "1.0.0", **runtime: Any) -> Revision:
+        return make_revision("fraud", version, self.artifact(), RuntimeSpec(**runtime))
+
+    def put_environment(self, name: str = "production", port: int | None = None) -> Environment:
+        gateway = Gateway(port=port or self.port)
+        spec = EnvironmentSpec(stage="production", gateway=gateway)
+        return self.control_plane.put(Environment(metadata=Metadata(name=name), spec=spec))
+
+    def put_replica(self, name: str = "fraud-a-0", **spec: Any) -> Replica:
+        revision = spec.pop("revision", None) or self.revision()
+        values = {"deployment": "fraud", "revision": revision, "index": 0, **spec}
+        return self.control_plane.put(
+            Replica(
+                metadata=Metadata(name=name, environment="production"),
+                spec=ReplicaSpec(**values),
+            )
+        )
+
+    def put_split(
+        self, *weights: tuple[Revision, float], rollout: str = "", step: int = 0, **spec: Any
+    ) -> TrafficSplit:
+        """Declare a split; the first revision is stable, replicas are named r0, r1.
+
+        `renamed` gives stable's replica another name.
+        """
+        names = {0: spec.pop("renamed", "r0")}
+        variants = tuple(
+            SplitVariant(
+                revision=revision.digest,
+                version=revision.version,
+                role="candidate" if index else "stable",
+                weight_pct=weight,
+                endpoints=(
+                    SplitEndpoint(
+                        replica=names.get(index, f"r{index}"), address=f"unix:/run/r{index}.sock"
+                    ),
+                ),
+            )
+            for index, (revision, weight) in enumerate(weights)
+        )
+        values = {"deployment": "fraud", "variants": variants, "rollout_uid": rollout}
+        return self.control_plane.put(
+            TrafficSplit(
+                metadata=Metadata(name="fraud", environment="production"),
+                spec=TrafficSplitSpec(step_id=step, **{**values, **spec}),
+            )
+        )
+
+    def put_job(self, name: str = "train", **spec: Any) -> Job:
+        values = {"command": ("train",), **spec}
+        return self.control_plane.put(
+            Job(metadata=Metadata(name=name, environment="production"), spec=JobSpec(**values))
+        )
