@@ -143,7 +143,7 @@ class World:
         if body is None:
             content = {}
         return await self.http.request(
-            method, f"/api/v1{path}", params=query, headers=headers, **content
+            method, f"/api/v1{path}", params=query or None, headers=headers, **content
         )
 
     async def ok(self, method: str, path: str, body: Any = None, **query: Any) -> Any:

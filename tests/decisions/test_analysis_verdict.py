@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.stats.traffic import Traffic, at, tick
 
 from modelplane.decisions.analysis import (
+    SILENCE_RPS,
     AnalysisSettings,
     AnalysisVerdict,
     EvidenceState,
@@ -85,9 +86,14 @@ class TestRollouts:
         assert outcome.weight_pct == 1
         assert outcome.state.candidate.failures <= 14
 
-    def test_a_tenth_of_failures_ends_after_a_handful(self) -> None:
-        outcome = roll_out(Traffic(seed=3, replica_rates=(0.11, 0.11)))
+    @pytest.mark.parametrize("seed", range(4))
+    def test_a_tenth_of_failures_ends_after_a_handful_and_accuses_no_replica(
+        self, seed: int
+    ) -> None:
+        traffic = Traffic(seed=seed, replica_rates=(0.11, 0.11), with_latency=False)
+        outcome = roll_out(traffic, ERRORS_ONLY)
         assert outcome.verdict.harm
+        assert outcome.verdict.bad_replica is None
         assert outcome.state.candidate.failures <= 20
 
     def test_a_slow_candidate_is_rolled_back_for_latency(self) -> None:
@@ -124,7 +130,7 @@ class TestRollouts:
         ]
         states = [start_evidence(str(index), ERRORS_ONLY) for index in range(rollouts)]
         harmed = [False] * rollouts
-        for second in range(1, 101):
+        for second in range(1, 71):
             weight = 0 if second <= 12 else 25
             ticks = [[traffic.tick(second, weight, 1)] for traffic in traffics]
             states = absorb_many(states, ticks, settings)
@@ -231,7 +237,7 @@ class TestMetrics:
         for second in range(13, 40):
             state = absorb(state, [tick(second, (50, 0), (50, 0))], ERRORS_ONLY)
             needed.append(judge(state, ERRORS_ONLY, at(second)).requests_still_needed or 0)
-        assert needed == sorted(needed, reverse=True)
+        assert 0 < needed[-1] < needed[10] < needed[0]
         sentence = judge(state, ERRORS_ONLY, at(39)).metrics[0].sentence
         assert f"about {needed[-1]:,} more requests to the candidate" in sentence
 
@@ -242,6 +248,7 @@ class TestMetrics:
         errors = metric(judge(state, ERRORS_ONLY, at(29)), "errors")
         assert errors.verdict == "harm"
         assert errors.difference == pytest.approx(0.25 - 0.0112, abs=0.005)
+        assert errors.difference is not None
         assert errors.lower is not None
         assert errors.upper is not None
         assert 0 < errors.lower < errors.difference < errors.upper
@@ -289,7 +296,7 @@ class TestRamp:
         ramp = RampSettings(shielded=shielded)
         allowed = allowed_weight_pct(rate, ucb, stable, ramp)
         assert allowed_weight_pct(rate, min(1.0, ucb * worse), stable, ramp) <= allowed
-        if rate > 0:
+        if rate >= SILENCE_RPS:
             assert allowed_weight_pct(rate * worse, ucb, stable, ramp) <= allowed
 
     @given(st.floats(1, 5000), bounds, st.floats(0, 0.5), st.booleans(), st.booleans())

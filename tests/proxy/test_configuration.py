@@ -51,14 +51,17 @@ async def test_after_the_acknowledgement_the_next_request_meets_the_new_route(
         assert answer.json()["served_by"] == replica.name
 
 
-@pytest.mark.parametrize("fault", ["header", "address"])
+@pytest.mark.parametrize("fault", ["header", "address", "header-and-replica"])
 async def test_a_refused_plan_leaves_the_one_before_it_serving(
     running: Gateway, fault: str
 ) -> None:
     name = f"bad-{fault}"
     good = await running.upstream(f"{name}-good")
     assert (await running.publish(split_plan(name, 1, stable=(good,)))).accepted
-    if fault == "header":
+    other = await running.upstream(f"{name}-other")
+    if fault == "header-and-replica":  # the endpoints are taken before the route is refused
+        bad = split_plan(name, 2, stable=(other,), sticky_header="x\nuser")
+    elif fault == "header":
         bad = split_plan(name, 2, stable=(good,), names=("z", ""), sticky_header="x\nuser")
     else:
         bad = split_plan(name, 2, stable=(Endpoint("bad", "not-an-ip:80"),))
@@ -70,6 +73,8 @@ async def test_a_refused_plan_leaves_the_one_before_it_serving(
         assert ack.message
         assert (await running.ack(f"{name}-innocent", 1)).accepted
         await answers.grow(50)
+        answer = await running.client.post(f"/v2/models/{name}/infer")
+        assert answer.json()["served_by"] == good.name
         again = await running.publish(bad)
         assert (again.accepted, again.message) == (False, ack.message)
     assert answers.failures == 0, answers.problems

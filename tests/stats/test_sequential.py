@@ -21,7 +21,6 @@ from modelplane.stats.sequential import (
     SHARE_PER_BLOCK,
     SequentialState,
     arm,
-    counts_without_each,
     e_value,
     faster_log_e_value,
     log_e_value,
@@ -261,17 +260,6 @@ class TestMargins:
         grid = upper_margins([margin])[0]
         assert margin in grid.tolist()
         assert (np.diff(grid) < 0).all()
-
-
-class TestWithoutEachReplica:
-    def test_what_no_replica_accounts_for_counts_everywhere(self) -> None:
-        assert counts_without_each([10, 5, 90, 0], [[4, 1], [4, 2]]) == [
-            (6, 4, 90, 0),
-            (6, 3, 90, 0),
-        ]
-
-    def test_attempts_beyond_the_requests_do_not_hide_failures(self) -> None:
-        assert counts_without_each([10, 10, 9, 0], [[10, 10], [10, 10]]) == [(10, 10, 9, 0)] * 2
 
 
 def test_a_record_of_another_shape_is_refused() -> None:

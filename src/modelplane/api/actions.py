@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from modelplane.api.access import Context
 from modelplane.api.bodies import parse_object, read_body, take_fields
 from modelplane.api.deployments import ask_of_rollout, load_deployment, promote, undo
+from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.rollout_requests import RolloutVerb
 from modelplane.errors import Conflict, NotFound
@@ -40,9 +41,8 @@ async def read_action(
     return taken, Asked(subject, context.dependencies.clock.now(), reason[:2000])
 
 
-def action_routes(context: Context) -> APIRouter:
-    """Return the actions on deployments and rollouts."""
-    router = APIRouter(tags=["ModelDeployment"])
+def add_action_routes(routes: Routes, context: Context) -> None:
+    """Add the actions on deployments and rollouts."""
 
     async def act(
         request: Request, name: str, verb: str, environment: EnvironmentQuery = None
@@ -82,10 +82,19 @@ def action_routes(context: Context) -> APIRouter:
         applied = await ask_of_rollout(context, name, place, verbs[verb], asked)
         return applied.response()
 
-    router.add_api_route(
-        "/model-deployments/{name}:{verb}", act, methods=["POST"], response_model=None
+    routes.add(
+        "POST",
+        "/model-deployments/{name}:{verb}",
+        act,
+        tag="ModelDeployment",
+        operation_id="actOnModelDeployment",
+        summary="promote, undo, pause, resume, promote-rollout or rollback",
     )
-    router.add_api_route(
-        "/rollouts/{name}:{verb}", act_on_rollout, methods=["POST"], response_model=None
+    routes.add(
+        "POST",
+        "/rollouts/{name}:{verb}",
+        act_on_rollout,
+        tag="Rollout",
+        operation_id="actOnRollout",
+        summary="pause, resume, promote or rollback",
     )
-    return router

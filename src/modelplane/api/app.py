@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
@@ -12,20 +12,19 @@ from starlette.responses import Response
 
 from modelplane.api import problems
 from modelplane.api.access import Context
-from modelplane.api.actions import action_routes
+from modelplane.api.actions import add_action_routes
 from modelplane.api.answers import json_response
-from modelplane.api.artifacts import artifact_routes
-from modelplane.api.audit import audit_routes
+from modelplane.api.artifacts import add_artifact_routes
+from modelplane.api.audit import add_audit_routes
 from modelplane.api.dependencies import ApiDependencies
 from modelplane.api.gate import Gate, RequestCounts
 from modelplane.api.identity import Identities
-from modelplane.api.kinds import kind_routes
-from modelplane.api.registry import registry_routes
-from modelplane.api.telemetry import telemetry_routes
-from modelplane.api.tokens import token_routes
+from modelplane.api.kinds import add_kind_routes
+from modelplane.api.registry import add_registry_routes
+from modelplane.api.routes import Routes
+from modelplane.api.telemetry import add_telemetry_routes
+from modelplane.api.tokens import add_token_routes
 from modelplane.resources.environment import Environment
-
-PREFIX = "/api/v1"
 
 
 def create_app(dependencies: ApiDependencies) -> FastAPI:
@@ -47,19 +46,15 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         middleware=[Middleware(Gate, dependencies, RequestCounts(registry))],
     )
     problems.install(app)
-    api = APIRouter(prefix=PREFIX)
+    routes = Routes(app)
     # Routes with a fixed ending come before those whose name would take it in.
-    for routes in (
-        telemetry_routes,
-        audit_routes,
-        artifact_routes,
-        registry_routes,
-        token_routes,
-        action_routes,
-        kind_routes,
-    ):
-        api.include_router(routes(context))
-    app.include_router(api)
+    add_telemetry_routes(routes, context)
+    add_audit_routes(routes, context)
+    add_artifact_routes(routes, context)
+    add_registry_routes(routes, context)
+    add_token_routes(routes, context)
+    add_action_routes(routes, context)
+    add_kind_routes(routes, context)
     _add_probes(app, context, registry)
     return app
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
 from modelplane.api.access import Context
 from modelplane.api.answers import json_response
 from modelplane.api.bodies import stream_body
+from modelplane.api.routes import Routes
 from modelplane.decisions.registration import check_digest
 from modelplane.errors import NotFound
 from modelplane.ports.blobs import StoredTree
@@ -17,9 +18,8 @@ from modelplane.ports.blobs import StoredTree
 TAR = "application/x-tar"
 
 
-def artifact_routes(context: Context) -> APIRouter:
-    """Return the routes of artifacts."""
-    router = APIRouter(tags=["Artifact"])
+def add_artifact_routes(routes: Routes, context: Context) -> None:
+    """Add the routes of artifacts."""
     blobs, limits = context.dependencies.blobs, context.dependencies.limits
 
     async def put(request: Request, digest: str) -> Response:
@@ -53,14 +53,8 @@ def artifact_routes(context: Context) -> APIRouter:
         return Response(headers={"x-size-bytes": str(stored.size_bytes)}, media_type=TAR)
 
     for method, endpoint in (("PUT", put), ("GET", get), ("HEAD", head)):
-        router.add_api_route(
-            "/artifacts/{digest}",
-            endpoint,
-            methods=[method],
-            response_model=None,
-            operation_id=f"{method.lower()}Artifact",
-        )
-    return router
+        name = f"{method.lower()}Artifact"
+        routes.add(method, "/artifacts/{digest}", endpoint, tag="Artifact", operation_id=name)
 
 
 def _describe(tree: StoredTree, status: int) -> Response:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
 from modelplane.api.access import Context
 from modelplane.api.answers import encode, json_response
+from modelplane.api.routes import Routes
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.ports.store import AuditRecord
 from modelplane.resources.kinds import find_kind
@@ -19,9 +20,8 @@ from modelplane.resources.meta import API_VERSION
 _PAGE = 1000
 
 
-def audit_routes(context: Context) -> APIRouter:
-    """Return the routes of the audit log."""
-    router = APIRouter(tags=["Audit"])
+def add_audit_routes(routes: Routes, context: Context) -> None:
+    """Add the routes of the audit log."""
     dependencies = context.dependencies
 
     async def read(
@@ -64,9 +64,9 @@ def audit_routes(context: Context) -> APIRouter:
 
         return StreamingResponse(lines(), media_type="application/jsonl")
 
-    for path, endpoint in (("", read), (":verify", verify), (":export", export)):
-        router.add_api_route(f"/audit{path}", endpoint, methods=["GET"], response_model=None)
-    return router
+    routes.add("GET", "/audit", read, tag="Audit", operation_id="listAudit")
+    routes.add("GET", "/audit:verify", verify, tag="Audit", operation_id="verifyAudit")
+    routes.add("GET", "/audit:export", export, tag="Audit", operation_id="exportAudit")
 
 
 def _kind_name(word: str | None) -> str | None:

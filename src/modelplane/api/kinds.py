@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import create_model
 from starlette.responses import Response
 
@@ -16,6 +16,7 @@ from modelplane.api.access import Context
 from modelplane.api.answers import AnyResource, list_response, page, part_response, show
 from modelplane.api.applying import apply, delete, read_declared, report_status
 from modelplane.api.bodies import parse_object, read_body
+from modelplane.api.routes import Routes
 from modelplane.api.watching import WatchResponse
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.authorization import AGENT_KINDS
@@ -41,21 +42,19 @@ DryRunQuery = Annotated[bool, Query(alias="dryRun", description="Only say what w
 ReasonQuery = Annotated[str, Query(max_length=2000, description="Why; goes into the audit log.")]
 
 
-def kind_routes(context: Context) -> APIRouter:
-    """Return the routes of all kinds."""
-    router = APIRouter()
+def add_kind_routes(routes: Routes, context: Context) -> None:
+    """Add the routes of all kinds."""
     for kind in KINDS.values():
-        _add_reading(router, context, kind)
+        _add_reading(routes, context, kind)
         if kind.declared:
-            _add_apply(router, context, kind)
+            _add_apply(routes, context, kind)
         if kind.declared or kind is ModelVersion:
-            _add_delete(router, context, kind)
+            _add_delete(routes, context, kind)
         if kind.__name__ in AGENT_KINDS:
-            _add_status(router, context, kind)
-    return router
+            _add_status(routes, context, kind)
 
 
-def _add_reading(router: APIRouter, context: Context, kind: type[AnyResource]) -> None:
+def _add_reading(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
     name_of_kind = kind.__name__
 
     async def list_(
@@ -91,23 +90,21 @@ def _add_reading(router: APIRouter, context: Context, kind: type[AnyResource]) -
         metadata=(dict[str, Any], ...),
         items=(tuple[kind, ...], ...),  # type: ignore[valid-type]
     )
-    router.add_api_route(
+    routes.add(
+        "GET",
         f"/{kind.plural}",
         list_,
-        methods=["GET"],
-        response_model=None,
         responses={200: {"model": listing}},
-        tags=[name_of_kind],
+        tag=name_of_kind,
         operation_id=f"list{name_of_kind}",
         summary=f"List or watch {kind.plural}",
     )
-    router.add_api_route(
+    routes.add(
+        "GET",
         f"/{kind.plural}/{{name}}",
         get,
-        methods=["GET"],
-        response_model=None,
         responses={200: {"model": kind}},
-        tags=[name_of_kind],
+        tag=name_of_kind,
         operation_id=f"get{name_of_kind}",
         summary=f"Get one of the {kind.plural}",
     )
@@ -132,7 +129,7 @@ async def _watch(
     return WatchResponse(context.dependencies, kind, since, wanted)
 
 
-def _add_apply(router: APIRouter, context: Context, kind: type[AnyResource]) -> None:
+def _add_apply(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
     async def put(
         request: Request,
         name: str,
@@ -149,19 +146,18 @@ def _add_apply(router: APIRouter, context: Context, kind: type[AnyResource]) -> 
         asked = Asked(subject, context.dependencies.clock.now(), reason)
         return (await apply(context, declared, asked, dry_run=dry_run)).response()
 
-    router.add_api_route(
+    routes.add(
+        "PUT",
         f"/{kind.plural}/{{name}}",
         put,
-        methods=["PUT"],
-        response_model=None,
-        tags=[kind.__name__],
+        tag=kind.__name__,
         operation_id=f"apply{kind.__name__}",
         summary=f"Apply one of the {kind.plural}: declare what it should be",
         openapi_extra=_body_schema(kind.__name__),
     )
 
 
-def _add_delete(router: APIRouter, context: Context, kind: type[AnyResource]) -> None:
+def _add_delete(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
     async def remove(
         request: Request,
         name: str,
@@ -173,19 +169,18 @@ def _add_delete(router: APIRouter, context: Context, kind: type[AnyResource]) ->
         asked = Asked(subject, context.dependencies.clock.now(), reason)
         return part_response(await delete(context, kind, key, asked))
 
-    router.add_api_route(
+    routes.add(
+        "DELETE",
         f"/{kind.plural}/{{name}}",
         remove,
-        methods=["DELETE"],
-        response_model=None,
         responses={200: {"model": kind}},
-        tags=[kind.__name__],
+        tag=kind.__name__,
         operation_id=f"delete{kind.__name__}",
         summary=f"Delete one of the {kind.plural}",
     )
 
 
-def _add_status(router: APIRouter, context: Context, kind: type[AnyResource]) -> None:
+def _add_status(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
     async def put_status(
         request: Request, name: str, environment: EnvironmentQuery = None
     ) -> Response:
@@ -195,13 +190,12 @@ def _add_status(router: APIRouter, context: Context, kind: type[AnyResource]) ->
         asked = Asked(subject, context.dependencies.clock.now())
         return part_response(await report_status(context, kind, key, body, asked))
 
-    router.add_api_route(
+    routes.add(
+        "PUT",
         f"/{kind.plural}/{{name}}/status",
         put_status,
-        methods=["PUT"],
-        response_model=None,
         responses={200: {"model": kind}},
-        tags=[kind.__name__],
+        tag=kind.__name__,
         operation_id=f"report{kind.__name__}",
         summary=f"Report the status of one of the {kind.plural}",
         openapi_extra=_body_schema(kind.__name__),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -17,6 +17,7 @@ from modelplane.api.actions import read_action
 from modelplane.api.bodies import parse_object, parse_part, read_body
 from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied
+from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.registration import (
     MODEL_LABEL,
@@ -46,9 +47,8 @@ class Push(ModelVersionSpec):
     description: str = Field(default="", max_length=10_000)
 
 
-def registry_routes(context: Context) -> APIRouter:
-    """Return the routes of pushes and of actions on versions."""
-    router = APIRouter(tags=["ModelVersion"])
+def add_registry_routes(routes: Routes, context: Context) -> None:
+    """Add the routes of pushes and of actions on versions."""
     limits = context.dependencies.limits
 
     async def push(request: Request) -> Response:
@@ -82,17 +82,22 @@ def registry_routes(context: Context) -> APIRouter:
 
     schema = {"$ref": "#/components/schemas/ModelVersionSpec"}
     content = {"application/json": {"schema": schema}}
-    router.add_api_route(
+    routes.add(
+        "POST",
         "/model-versions",
         push,
-        methods=["POST"],
-        response_model=None,
+        tag="ModelVersion",
+        operation_id="pushModelVersion",
         openapi_extra={"requestBody": {"required": True, "content": content}},
     )
-    router.add_api_route(
-        "/model-versions/{name}:{verb}", act, methods=["POST"], response_model=None
+    routes.add(
+        "POST",
+        "/model-versions/{name}:{verb}",
+        act,
+        tag="ModelVersion",
+        operation_id="actOnModelVersion",
+        summary="tag, alias or describe",
     )
-    return router
 
 
 async def register(context: Context, wanted: Push, asked: Asked) -> Applied:

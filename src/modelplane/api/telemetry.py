@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -14,6 +14,7 @@ from modelplane.api.access import Context
 from modelplane.api.answers import json_response, part_response
 from modelplane.api.bodies import read_body
 from modelplane.api.deployments import load_deployment
+from modelplane.api.routes import Routes
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
 from modelplane.resources.telemetry import TelemetryBatch, VariantSample
@@ -22,9 +23,8 @@ from modelplane.resources.traffic_split import SplitVariant, TrafficSplit
 _QUANTILES = {"p50Us": 0.5, "p95Us": 0.95, "p99Us": 0.99}
 
 
-def telemetry_routes(context: Context) -> APIRouter:
-    """Return the routes of telemetry."""
-    router = APIRouter(tags=["Telemetry"])
+def add_telemetry_routes(routes: Routes, context: Context) -> None:
+    """Add the routes of telemetry."""
     dependencies = context.dependencies
     limits = dependencies.limits
 
@@ -67,11 +67,14 @@ def telemetry_routes(context: Context) -> APIRouter:
             }
         )
 
-    router.add_api_route("/telemetry", report, methods=["POST"], response_model=None)
-    router.add_api_route(
-        "/model-deployments/{name}:traffic", traffic, methods=["GET"], response_model=None
+    routes.add("POST", "/telemetry", report, tag="Telemetry", operation_id="reportTelemetry")
+    routes.add(
+        "GET",
+        "/model-deployments/{name}:traffic",
+        traffic,
+        tag="ModelDeployment",
+        operation_id="getTraffic",
     )
-    return router
 
 
 def describe_traffic(

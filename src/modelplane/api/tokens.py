@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from modelplane.api.access import Context
 from modelplane.api.actions import read_action
 from modelplane.api.answers import json_response, part_response, show
 from modelplane.api.identity import make_token
+from modelplane.api.routes import Routes
 from modelplane.errors import Conflict, FieldError, InvalidResource, NotFound
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import check_name
@@ -18,9 +19,8 @@ from modelplane.resources.quantities import parse_duration
 from modelplane.resources.token import Token
 
 
-def token_routes(context: Context) -> APIRouter:
-    """Return the actions on tokens."""
-    router = APIRouter(tags=["Token"])
+def add_token_routes(routes: Routes, context: Context) -> None:
+    """Add the actions on tokens."""
 
     async def act(request: Request, name: str, verb: str) -> Response:
         """Create (body: groups, expiresIn) or revoke a token."""
@@ -47,8 +47,14 @@ def token_routes(context: Context) -> APIRouter:
         context.identities.forget()
         return json_response({"resource": show(created).to_dict(), "secret": secret}, 201)
 
-    router.add_api_route("/tokens/{name}:{verb}", act, methods=["POST"], response_model=None)
-    return router
+    routes.add(
+        "POST",
+        "/tokens/{name}:{verb}",
+        act,
+        tag="Token",
+        operation_id="actOnToken",
+        summary="create or revoke",
+    )
 
 
 def _check(name: str, groups: list[object]) -> None:

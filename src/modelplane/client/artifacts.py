@@ -27,6 +27,10 @@ _FORMATS: dict[str, ArtifactFormat] = {
 }
 
 
+EMPTY_DIGEST = f"sha256:{hashlib.sha256().hexdigest()}"
+"""The digest of a tree without files: what a version has that is only a command."""
+
+
 @dataclass(frozen=True, slots=True)
 class TreeDigest:
     """A tree of files by its content.
@@ -72,8 +76,6 @@ def list_files(path: Path) -> list[tuple[str, Path]]:
                 found.append((file.relative_to(path).as_posix(), file))
             elif not stat.S_ISDIR(mode):
                 raise _refused(file, "an artifact holds plain files and folders, no links")
-    if not found:
-        raise _refused(path, "the folder holds no file")
     return sorted(found)
 
 

@@ -74,5 +74,3 @@ def _write_files(tar: IO[bytes], root: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as file:
                 shutil.copyfileobj(content, file, _PIECE)
-            if member.mode & 0o100:
-                target.chmod(0o755)

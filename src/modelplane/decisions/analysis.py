@@ -41,6 +41,7 @@ from modelplane.decisions.analysis_verdict import (
 __all__ = [
     "ERRORS",
     "LATENCY",
+    "SILENCE_RPS",
     "AnalysisSettings",
     "AnalysisVerdict",
     "EvidenceState",
@@ -62,6 +63,10 @@ __all__ = [
     "start_evidence",
     "tick_from_batch",
 ]
+
+
+SILENCE_RPS = 1e-6
+"""A decaying rate below this means that nobody asks any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ def allowed_weight_pct(
     Parameters
     ----------
     request_rate_rps
-        Requests per second to both versions; without any, only the first weight is allowed.
+        Requests per second to both versions; below `SILENCE_RPS` only the first weight is
+        allowed.
     ucb
         Upper bound of the candidate's excess failure rate, in (0, 1].
     stable_rate
@@ -124,7 +130,7 @@ def allowed_weight_pct(
     """
     ramp = ramp or RampSettings()
     first, last = ramp.weights_pct[0], ramp.weights_pct[-1]
-    if request_rate_rps <= 0 or ucb <= 0:
+    if request_rate_rps < SILENCE_RPS:
         return first
     budget = ramp.shielded_excess_failures if ramp.shielded else ramp.excess_failures
     limits = [last, 100 * budget / (request_rate_rps * ramp.horizon_s * ucb)]

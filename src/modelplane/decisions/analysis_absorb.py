@@ -37,13 +37,13 @@ from modelplane.stats.dispersion import (
     update_dispersion,
 )
 from modelplane.stats.latency import QUANTILES, exceedances, fix_thresholds, merge_histograms
+from modelplane.stats.replicas import counts_without_each
 from modelplane.stats.sequential import (
     EXCEEDANCE,
     HARM_BETS,
     HARM_ONLY,
     SequentialState,
     arm,
-    counts_without_each,
     new_state,
     update,
 )

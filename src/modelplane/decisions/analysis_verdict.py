@@ -27,11 +27,14 @@ from modelplane.decisions.analysis_reading import (
     read_many,
 )
 from modelplane.stats.latency import PROMOTION_QUANTILES, QUANTILES, estimate_quantile_us
+from modelplane.stats.replicas import gathering
 from modelplane.stats.sample_size import growth_per_request, requests_needed, still_needed
 from modelplane.stats.sequential import FASTER_ODDS_FACTORS
 
 MetricVerdictName = Literal["harm", "pass", "undecided", "unavailable"]
 SHOWN_QUANTILE = 0.95
+ACCUSATION_LEVEL = 0.01
+"""Greatest probability of accusing some replica when all are alike."""
 _PROMOTION_ROWS = [QUANTILES.index(quantile) for quantile in PROMOTION_QUANTILES]
 
 
@@ -273,10 +276,21 @@ class _Case:
             top = max(parts.values())
             named = (name for name, part in parts.items() if part >= min(top, threshold))
             return _Harm(shown, frozenset(named), None)
-        if whole >= threshold and len(least) > 1 and min(least) < math.sqrt(threshold):
-            # Next to nothing is left without this one.
-            return _Harm(shown, frozenset(), self.state.replicas[least.index(min(least))].name)
-        return _Harm(shown, frozenset(), None)
+        return _Harm(shown, frozenset(), self._bad_replica() if whole >= threshold else None)
+
+    def _bad_replica(self) -> str | None:
+        """The replica that failures gather on and without which next to no evidence is left."""
+        replicas = self.state.replicas
+        attempts = sum(replica.attempts.trials for replica in replicas)
+        failures = sum(replica.attempts.failures for replica in replicas)
+        accused: dict[str, float] = {}
+        for replica, e in zip(replicas, self.reading.e_values_without_replicas, strict=True):
+            own = replica.attempts
+            surprise = gathering(own.failures, failures, own.trials / max(attempts, 1))
+            enough = math.log(len(replicas) / ACCUSATION_LEVEL)
+            if surprise >= enough and e < math.sqrt(1 / self.settings.alpha):
+                accused[replica.name] = surprise
+        return max(accused, key=accused.__getitem__, default=None)
 
     def _is_fresh(self) -> bool:
         state = self.state

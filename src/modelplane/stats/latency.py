@@ -129,8 +129,8 @@ def estimate_quantile_us(histogram: Histogram, quantile: float, total: int) -> f
 
     Examples
     --------
-    >>> estimate_quantile_us({1000: 100}, 0.5, 100)
-    1050.0
+    >>> round(estimate_quantile_us({1000: 100}, 0.5, 100))
+    1050
     """
     above = (1 - quantile) * total + _ROUNDING
     seen = 0

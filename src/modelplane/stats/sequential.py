@@ -34,7 +34,7 @@ sequences", Annals of Statistics 49 (2021): bounds valid at every look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -334,33 +334,3 @@ def _rejected(log_wealth: FloatArray, phi: ArrayLike, beta: ArrayLike) -> NDArra
     in_order = np.logical_and.accumulate(scaled >= target, axis=-1)
     count: NDArray[np.intp] = in_order.sum(axis=-1)
     return count
-
-
-def counts_without_each(
-    counts: Sequence[float], replica_counts: Sequence[Sequence[float]]
-) -> list[tuple[float, float, float, float]]:
-    """Counts as they would be without each candidate replica.
-
-    Parameters
-    ----------
-    counts
-        ``(n_c, k_c, n_b, k_b)`` of the whole candidate and stable.
-    replica_counts
-        Attempts and failed ones ``(n, k)`` of each replica. A request that is tried twice counts
-        at two replicas, so these may sum to more than ``counts``; what no replica accounts for
-        (a failure to connect) counts in every row.
-
-    Returns
-    -------
-    list of tuple
-        Counts for :func:`update`, one row for each replica that is left out.
-
-    Examples
-    --------
-    >>> counts_without_each([11, 5, 90, 1], [[6, 4], [4, 0]])
-    [(5, 1, 90, 1), (7, 5, 90, 1)]
-    """
-    n_c, k_c, n_b, k_b = counts
-    trials = max(n_c, sum(n for n, _ in replica_counts))
-    failures = max(k_c, sum(k for _, k in replica_counts))
-    return [(trials - n, min(failures - k, trials - n), n_b, k_b) for n, k in replica_counts]

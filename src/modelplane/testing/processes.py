@@ -1,7 +1,7 @@
 """A process keeper in memory: implements `ports.processes.Processes`, starts nothing.
 
-For tests of what keeps processes. A test ends processes with `FakeMachine.end`, and makes a new keeper of
-the same machine to play a restart of the keeper.
+For tests of what keeps processes. A test ends processes with `FakeMachine.end`, and makes a new
+keeper of the same machine to play a restart of the keeper.
 """
 
 from __future__ import annotations

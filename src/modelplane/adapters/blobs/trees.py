@@ -18,7 +18,7 @@ from typing import Any
 
 import fsspec
 
-from modelplane.client.artifacts import digest_tree, tar_stream
+from modelplane.client.artifacts import EMPTY_DIGEST, digest_tree, tar_stream
 from modelplane.errors import FieldError, InvalidResource, NoSpace, NotFound, TerminalError
 from modelplane.ports.blobs import StoredTree
 
@@ -71,7 +71,8 @@ class TreeBlobs:
                 hint="push it again",
             )
         target = self._place(expected_digest)
-        if not self._files.exists(target):
+        # An object store has no empty folders, and there is nothing to keep of an empty tree.
+        if found.files and not self._files.exists(target):
             partial = f"{self._root}/{_PARTIAL}{Path(target).name}"
             if self._files.exists(partial):
                 self._files.rm(partial, recursive=True)
@@ -94,6 +95,9 @@ class TreeBlobs:
 
     def _load(self, digest: str, tree: Path) -> None:
         place = self._place(digest)
+        if digest == EMPTY_DIGEST:
+            tree.mkdir()
+            return
         if not self._files.exists(place):
             raise NotFound(f"there is no artifact {digest}")
         tree.mkdir()
@@ -111,6 +115,8 @@ class TreeBlobs:
 
     def _find(self, digest: str) -> StoredTree | None:
         place = self._place(digest)
+        if digest == EMPTY_DIGEST:
+            return StoredTree(digest, 0, 0)
         if not self._files.exists(place):
             return None
         sizes = [entry["size"] for entry in self._files.find(place, detail=True).values()]

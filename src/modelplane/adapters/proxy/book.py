@@ -162,8 +162,6 @@ class RouteBook:
         entry.served, entry.refused = change, None
         if entry.wanted is change:
             entry.wanted = None
-        for cluster in change.clusters:
-            self.retired.pop(cluster.name, None)
         if change.route is None:
             entry.served = None
             if entry.wanted is None:

@@ -15,7 +15,12 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from modelplane.adapters.store.operations import Operation
-from modelplane.adapters.store.queries import read_hash, read_signed_head, stream_audit
+from modelplane.adapters.store.queries import (
+    newest_record,
+    read_hash,
+    read_signed_head,
+    stream_audit,
+)
 from modelplane.adapters.store.signing import HeadKeeper
 from modelplane.adapters.store.staging import Part, Staging
 from modelplane.decisions.audit_chain import (
@@ -48,19 +53,27 @@ def _record_fault(fault: ChainFault, part: Part) -> None:
 
 
 def note_unsigned(staging: Staging, now: datetime) -> None:
-    """Stage a record about records that stand in the log and that no writer signed.
+    """Stage a record when the log does not end where it was signed: a writer did not do that.
 
-    The group that follows is linked to them, so this is the moment to say so.
+    The group that follows is linked to the end, so this is the moment to say so.
     """
     signed = staging.signed
     end = (signed.sequence, signed.hash) if signed else (0, GENESIS)
     if end == (staging.sequence, staging.hash):
         return
-    sequence = end[0] + 1
     part = Part(staging, now)
-    message = f"the audit log was changed outside modelplane: unsigned from record {sequence} on"
-    _record_fault(ChainFault(sequence, "added", message), part)
+    _record_fault(_end_fault(end[0], staging.sequence), part)
     staging.accept(part)
+
+
+def _end_fault(signed: int, found: int) -> ChainFault:
+    if found < signed:
+        message = f"the log was cut off: it ended with record {found}, signed was {signed}"
+        return ChainFault(found + 1, "truncated", message)
+    if found == signed:
+        return ChainFault(found, "altered", f"record {found} was not the one that was signed")
+    message = f"records {signed + 1} to {found} were written by something that could not sign"
+    return ChainFault(signed + 1, "added", message)
 
 
 def find_head_fault(connection: Connection, heads: HeadKeeper) -> ChainFault | None:
@@ -68,21 +81,17 @@ def find_head_fault(connection: Connection, heads: HeadKeeper) -> ChainFault | N
 
     The file may be behind the log (the process died before writing it), never ahead.
     """
-    head, signed = heads.read(), read_signed_head(connection)
-    newest = signed.sequence if signed else 0
+    head, newest = heads.read(), newest_record(connection)
     if head is None:
         if newest == 0:
             return None
         return ChainFault(newest, "truncated", "the file with the signed head is missing")
     if not heads.is_genuine(head):
         return _not_genuine(head)
-    found = read_hash(connection, head.sequence)
-    if found is None:
-        message = f"the log was cut off: record {head.sequence} was signed and is not there"
-        return ChainFault(newest + 1, "truncated", message)
-    if found != head.hash:
-        message = f"record {head.sequence} is not the one that was signed"
-        return ChainFault(head.sequence, "altered", message)
+    if head.sequence > newest:
+        return _end_fault(head.sequence, newest)
+    if read_hash(connection, head.sequence) != head.hash:
+        return _end_fault(head.sequence, head.sequence)
     return None
 
 

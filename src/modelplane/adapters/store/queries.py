@@ -157,6 +157,11 @@ def read_signed_head(connection: Connection) -> SignedHead | None:
     return SignedHead.model_validate_json(text) if text else None
 
 
+def newest_record(connection: Connection) -> int:
+    """Return the sequence of the newest audit record, 0 when there is none."""
+    return connection.execute(select(func.max(audit.c.sequence))).scalar() or 0
+
+
 def read_hash(connection: Connection, sequence: int) -> str | None:
     """Return the hash of one audit record, None when there is no such record."""
     if sequence == 0:

@@ -1,0 +1,48 @@
+"""How routes are added: with the surface's prefix, and without a second validation of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.responses import Response
+
+PREFIX = "/api/v1"
+
+
+class Routes:
+    """The routes under `PREFIX`; the first one added that matches a request answers it."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        endpoint: Callable[..., Awaitable[Response]],
+        *,
+        tag: str,
+        **documentation: Any,
+    ) -> None:
+        """Add one route.
+
+        Parameters
+        ----------
+        method, path, endpoint
+            What answers what.
+        tag
+            The kind it is about.
+        **documentation
+            For the description of the surface: `summary`, `operation_id`, `responses`,
+            `openapi_extra`.
+        """
+        self._app.add_api_route(
+            PREFIX + path,
+            endpoint,
+            methods=[method],
+            response_model=None,
+            tags=[tag],
+            **documentation,
+        )

@@ -1,0 +1,65 @@
+"""The agent process: model servers and gateways of this node.
+
+Run by the supervisor as ``python -m modelplane.wiring.agent``; settings come from the
+environment. It knows the control plane only as a client of its API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from modelplane.adapters.clock import SystemClock
+from modelplane.adapters.runtime.processes import LinuxProcesses
+from modelplane.adapters.runtime.servers import RuntimeServers
+from modelplane.agent.agent import Agent
+from modelplane.agent.node import Places
+from modelplane.client import AsyncClient
+from modelplane.errors import TransientError
+from modelplane.settings import Paths, Settings
+from modelplane.wiring.gateways import EnvoyGateways
+from modelplane.wiring.process import run_process
+
+_FIRST_START_S = 60.0
+
+
+async def serve(settings: Settings, stopping: asyncio.Event) -> None:
+    """Run the agent until `stopping` is set."""
+    paths = settings.paths
+    token = await _wait_for_token(paths, stopping)
+    async with AsyncClient(settings.api_url, token) as client:
+        agent = Agent(
+            control_plane=client,
+            processes=LinuxProcesses(paths.processes / "agent"),
+            servers=RuntimeServers(
+                paths.agent,
+                reuse_interpreter=settings.reuse_interpreter,
+                max_body_bytes=settings.max_request_bytes,
+            ),
+            gateway_factory=EnvoyGateways(settings),
+            clock=SystemClock(),
+            places=Places(paths.agent, paths.runtime_dir, paths.logs),
+        )
+        await agent.run(stopping)
+
+
+async def _wait_for_token(paths: Paths, stopping: asyncio.Event) -> str:
+    """Return the agent's token; at the very first start the control plane is just making it."""
+    waited_s = 0.0
+    while not paths.agent_token.is_file() and not stopping.is_set():
+        if waited_s >= _FIRST_START_S:
+            raise TransientError(
+                f"there is no {paths.agent_token}", hint="does the control plane start? see logs"
+            )
+        await asyncio.sleep(0.1)
+        waited_s += 0.1
+    return paths.agent_token.read_text().strip() if paths.agent_token.is_file() else ""
+
+
+def main() -> int:
+    """Run the process; return its exit code."""
+    return run_process("agent", serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
