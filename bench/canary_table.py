@@ -253,7 +253,7 @@ def run(runs: int = 200, seed: int = 1) -> dict[str, Any]:
     dict
         ``scenarios``: by scenario and rule the share rolled back and promoted, the mean number
         of failed candidate requests (of runs rolled back, and of all), the median seconds to
-        promotion.
+        promotion. ``table``: the same as markdown.
     """
     table: dict[str, dict[str, dict[str, float | None]]] = {}
     for scenario in SCENARIOS:
@@ -265,7 +265,8 @@ def run(runs: int = 200, seed: int = 1) -> dict[str, Any]:
             Modelplane(runs, scenario, 1800, seed),
         )
         table[scenario.name] = {rule.name: simulate(rule, scenario, runs, seed) for rule in rules}
-    return {"runs": runs, "seed": seed, "scenarios": table}
+    result: dict[str, Any] = {"runs": runs, "seed": seed, "scenarios": table}
+    return {**result, "table": markdown(result)}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -301,4 +302,4 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(run()))
+    print(run()["table"])

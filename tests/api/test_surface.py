@@ -11,9 +11,9 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.api.world import ADMIN, AGENT, READER, World, digest_of, make_world
 
 from modelplane.resources.kinds import KINDS
-from tests.api.world import ADMIN, AGENT, READER, World, digest_of, make_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,7 +39,9 @@ async def test_every_route_wants_a_token(shared_world: World) -> None:
         response = await shared_world.http.request(method, path)
         assert response.status_code == 401, f"{method} {path}"
         assert response.headers["www-authenticate"] == "Bearer"
-        wrong = await shared_world.http.request(method, path, headers={"authorization": "Bearer no"})
+        wrong = await shared_world.http.request(
+            method, path, headers={"authorization": "Bearer no"}
+        )
         assert wrong.status_code == 401
         tried += 1
     assert tried > 40
@@ -134,14 +136,13 @@ async def test_bad_requests_are_answered_with_a_problem(
     assert response.headers["x-request-id"]
 
 
-async def test_unknown_fields_and_environments_are_named(world: World) -> None:
+async def test_unknown_fields_and_environments_are_named(shared_world: World) -> None:
     body = {"spec": {"replcas": 3}}
-    problem = (await world.call("PUT", "/model-deployments/fraud", body)).json()
+    problem = (await shared_world.call("PUT", "/model-deployments/fraud", body)).json()
     assert problem["fields"][0]["path"] == "spec.replcas"
     assert "replicas" in problem["fields"][0]["message"]
-    await world.push("fraud", "1.0.0")
     body = {"metadata": {"namespace": "prod"}}
-    problem = (await world.call("PUT", "/model-deployments/fraud", body)).json()
+    problem = (await shared_world.call("PUT", "/model-deployments/fraud", body)).json()
     assert problem["fields"] == [
         {
             "path": "metadata.environment",
@@ -169,13 +170,13 @@ async def test_a_loopback_server_answers_for_its_own_names_only(host: str, statu
         assert response.status_code == status
 
 
-async def test_an_error_of_ours_shows_no_stack(world: World, monkeypatch: Any) -> None:
+async def test_an_error_of_ours_shows_no_stack(shared_world: World, monkeypatch: Any) -> None:
     async def explode(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(world.store, "find", explode)
-    monkeypatch.setattr(world.store, "get", explode)
-    response = await world.http.get(
+    monkeypatch.setattr(shared_world.store, "find", explode)
+    monkeypatch.setattr(shared_world.store, "get", explode)
+    response = await shared_world.http.get(
         "/api/v1/models/fraud",
         headers={"authorization": f"Bearer {ADMIN}", "x-request-id": "mine-1"},
     )
@@ -204,10 +205,11 @@ async def test_the_description_of_the_surface_is_whole(shared_world: World) -> N
     assert (await shared_world.http.get("/docs")).status_code == 404
 
 
-async def test_metrics_count_requests_by_route(world: World) -> None:
-    await world.call("GET", "/models/a")
-    await world.call("GET", "/models/b")
-    text = (await world.http.get("/metrics")).text
+async def test_metrics_count_requests_by_route() -> None:
+    async with make_world() as world:
+        await world.call("GET", "/models/a")
+        await world.call("GET", "/models/b")
+        text = (await world.http.get("/metrics")).text
     line = 'code="404",method="GET",route="/api/v1/models/{name}"'
     assert f"modelplane_http_requests_total{{{line}}} 2.0" in text
 

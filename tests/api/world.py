@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import itertools
 import shutil
-import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 
+from modelplane.adapters.blobs.trees import TreeBlobs
+from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.api.app import create_app
 from modelplane.api.dependencies import ApiDependencies, ApiLimits
 from modelplane.api.identity import make_token
-from modelplane.errors import InvalidResource, NotFound
-from modelplane.ports.blobs import StoredTree
-from modelplane.ports.metrics import BatchPosition
+from modelplane.client.artifacts import digest_tree, tar_stream
 from modelplane.ports.store import Transaction
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.meta import Metadata, Subject
-from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt, VariantSample
 from modelplane.testing.clock import ManualClock
 
 ADMIN, READER, AGENT = "secret-of-admin", "secret-of-reader", "secret-of-agent"
@@ -42,97 +38,21 @@ def digest_of(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def tar_of(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-class FakeBlobs:
-    """Keeps tar streams as they came, under the digest of their bytes."""
-
-    def __init__(self) -> None:
-        self.stored: dict[str, bytes] = {}
-
-    async def put(self, tar: AsyncIterator[bytes], expected_digest: str) -> StoredTree:
-        content = b"".join([piece async for piece in tar])
-        if f"sha256:{hashlib.sha256(content).hexdigest()}" != expected_digest:
-            raise InvalidResource("the bytes have another digest")
-        return self.keep(content)
-
-    def keep(self, content: bytes) -> StoredTree:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        self.stored[digest] = content
-        return StoredTree(digest, len(content), 1)
-
-    async def read(self, digest: str) -> AsyncIterator[bytes]:
-        if digest not in self.stored:
-            raise NotFound(f"no artifact {digest} is stored")
-        yield self.stored[digest]
-
-    async def find(self, digest: str) -> StoredTree | None:
-        content = self.stored.get(digest)
-        return StoredTree(digest, len(content), 1) if content is not None else None
-
-    async def list(self) -> Sequence[StoredTree]:
-        return [StoredTree(digest, len(c), 1) for digest, c in sorted(self.stored.items())]
-
-    async def delete(self, digest: str) -> None:
-        self.stored.pop(digest, None)
-
-
-class FakeMetrics:
-    """Keeps every batch once."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str, int], TelemetryBatch] = {}
-
-    def record(self, batch: TelemetryBatch) -> TelemetryReceipt:
-        self.kept.setdefault((batch.proxy, batch.boot_id, batch.sequence), batch)
-        return TelemetryReceipt(confirmed_sequence=batch.sequence)
-
-    def batches(
-        self,
-        environment: str,
-        deployment: str,
-        *,
-        since: datetime | None = None,
-        after: Mapping[BatchPosition, int] | None = None,
-    ) -> Sequence[TelemetryBatch]:
-        return [b for b in self.kept.values() if b.environment == environment]
-
-    def totals(
-        self, environment: str, deployment: str, *, since: datetime
-    ) -> Mapping[str, VariantSample]:
-        found: dict[str, VariantSample] = {}
-        for batch in self.batches(environment, deployment):
-            for sample in batch.samples:
-                if sample.deployment == deployment and batch.at > since:
-                    before = found.get(sample.revision)
-                    requests = sample.requests + (before.requests if before else 0)
-                    found[sample.revision] = sample.with_(requests=requests)
-        return found
-
-    def confirm(self, proxy: str, boot_id: str, sequence: int) -> None:
-        return None
-
-    def last_seen(self, environment: str) -> datetime | None:
-        return max((b.at for b in self.batches(environment, "")), default=None)
+async def pieces(tar: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for piece in tar:
+        yield piece
 
 
 @dataclass
 class World:
     store: SqliteStore
-    blobs: FakeBlobs
-    metrics: FakeMetrics
+    blobs: TreeBlobs
+    metrics: MetricsRing
     clock: ManualClock
     dependencies: ApiDependencies
     app: FastAPI
     http: httpx.AsyncClient
+    directory: Path
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str | None = ADMIN, **query: Any
@@ -154,8 +74,11 @@ class World:
 
     async def push(self, model: str, version: str, **fields: Any) -> dict[str, Any]:
         """Register a version whose bytes are named by its version."""
-        tree = self.blobs.keep(fields.pop("content", f"{model} {version}").encode())
-        artifact = {"format": fields.pop("format", "skops"), "digest": tree.digest}
+        file = self.directory / "model"
+        file.write_text(fields.pop("content", f"{model} {version}"))
+        digest = digest_tree(file).digest
+        await self.blobs.put(pieces(tar_stream(file)), digest)
+        artifact = {"format": fields.pop("format", "skops"), "digest": digest}
         body = {"model": model, "version": version, "artifact": artifact, **fields}
         pushed: dict[str, Any] = await self.ok("POST", "/model-versions", body)
         return pushed
@@ -203,7 +126,7 @@ async def make_world(**changes: Any) -> AsyncIterator[World]:
     async def signed_head() -> Mapping[str, Any]:
         return {"sequence": 5}
 
-    blobs, metrics = FakeBlobs(), FakeMetrics()
+    blobs, metrics = TreeBlobs(str(directory / "artifacts")), MetricsRing()
     fields: dict[str, Any] = {
         "store": store,
         "blobs": blobs,
@@ -223,7 +146,7 @@ async def make_world(**changes: Any) -> AsyncIterator[World]:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app, raise_app_exceptions=True), base_url=URL
         ) as http:
-            yield World(store, blobs, metrics, clock, dependencies, app, http)
+            yield World(store, blobs, metrics, clock, dependencies, app, http, directory)
     finally:
         await store.close()
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

@@ -149,6 +149,20 @@ async def test_a_withdrawal_is_acknowledged_with_the_last_generation(subject: Su
     assert await subject.next_ack() == RouteAck("leaving", 3, accepted=True)
 
 
+@pytest.mark.parametrize("good_before", [True, False])
+async def test_a_withdrawal_after_a_refusal_carries_the_refused_generation(
+    subject: Subject, good_before: bool
+) -> None:
+    name = f"refused-{good_before}"
+    if good_before:
+        await subject.proxy.publish(plan_of(subject, name, 1))
+        assert (await subject.next_ack()).accepted
+    await subject.proxy.publish(plan_of(subject, name, 2, sticky_header="x\nuser"))
+    assert not (await subject.next_ack()).accepted
+    await subject.proxy.withdraw(name)
+    assert await subject.next_ack() == RouteAck(name, 2, accepted=True)
+
+
 async def test_withdrawing_an_unknown_deployment_changes_nothing(subject: Subject) -> None:
     await subject.proxy.withdraw("never-there")
     await subject.proxy.publish(plan_of(subject, "witness"))

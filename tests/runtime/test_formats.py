@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from modelplane_runtime.errors import LoadError, RequestError
 from modelplane_runtime.models.loading import load_model
+from modelplane_runtime.models.skops_file import is_trusted
 from modelplane_runtime.signature import Signature, TensorSpec
 
 from .conftest import COLUMNS
@@ -165,6 +167,44 @@ def test_skops_types_from_elsewhere_are_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(LoadError, match=r"not trusted: .*basename"):
         load_model("skops", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted"),
+    [
+        ("sklearn.tree._tree.Tree", True),
+        ("sklearn.feature_selection._univariate_selection.f_classif", True),
+        ("numpy.mean", True),
+        ("scipy.sparse._csr.csr_matrix", True),
+        ("functools.partial", True),
+        ("os.system", False),
+        ("sklearnx.Model", False),
+        ("sklearn.no_such_module.Thing", False),
+        ("sklearn.base.warnings", False),
+        ("sklearn.utils.parallel.joblib", False),
+        ("sklearn.utils.parallel.Parallel.__globals__", False),
+        ("sklearn.model_selection._search.product", False),
+        ("numpy.load", False),
+        ("numpy.lib._npyio_impl.load", False),
+        ("sklearn.datasets.load_svmlight_file", False),
+    ],
+)
+def test_a_trusted_name_must_name_something_made_there(name: str, trusted: bool) -> None:
+    assert is_trusted(name) is trusted
+
+
+def test_boosting_with_categories_loads(tmp_path: Path) -> None:
+    carriers = ["AA", "UA"] * 50
+    frame = pd.DataFrame({"carrier": pd.Categorical(carriers), "wind": np.arange(100.0)})
+    labels = [carrier == "AA" for carrier in carriers]
+    boosting = HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=2).fit(frame, labels)
+    skops.io.dump(boosting, tmp_path / "m.skops")
+
+    model = load_model("skops", tmp_path / "m.skops")
+    tensors = {"carrier": np.array(["AA", "UA"], dtype=object), "wind": np.array([3.0, np.nan])}
+    outputs = model.predict(model.prepare(tensors), ("predictions",))
+
+    assert outputs["predictions"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("format", ["skops", "onnx", "joblib"])

@@ -20,7 +20,7 @@ from modelplane.decisions.restarts import RestartHistory, StartAfter, decide_res
 from modelplane.decisions.routing import RoutePlan
 from modelplane.errors import ModelplaneError, TerminalError, TransientError
 from modelplane.ports.gateways import GatewayFactory, GatewayProxy
-from modelplane.ports.processes import KeptProcess, ProcessSpec
+from modelplane.ports.processes import KeptProcess, ProcessExit, ProcessSpec
 from modelplane.ports.proxy import RouteAck, TrafficReading
 from modelplane.resources.environment import Environment
 from modelplane.resources.traffic_split import SplitVariant, TrafficSplit
@@ -213,8 +213,8 @@ class Gateway:
         while True:
             started_at_s = clock.monotonic_s()
             try:
-                await self._run_once()
-                self._fault = "the proxy process ended"
+                how = await self._run_once()
+                self._fault = f"the proxy process ended ({how})"
             except ModelplaneError as error:
                 self._fault = str(error)
             except OSError as error:
@@ -225,8 +225,8 @@ class Gateway:
             wait = decide_restart(history, policy, now_s=now_s)
             await clock.sleep(wait.delay_s if isinstance(wait, StartAfter) else 0.0)
 
-    async def _run_once(self) -> None:
-        """Take the process back or start it; returns when it has ended."""
+    async def _run_once(self) -> ProcessExit:
+        """Take the process back or start it; returns how it ended."""
         process = self._node.processes.find(self._name)
         if process is not None and process.exit is None:
             if process.labels.get("address") != self.address:
@@ -238,7 +238,7 @@ class Gateway:
             check_port(self.environment)
             process = await self._start_process()
         self._fault = ""
-        await self._node.processes.wait(self._name)
+        return await self._node.processes.wait(self._name)
 
     async def _end_with_another_address(self, process: KeptProcess) -> None:
         log.info("gateway_moves", gateway=self._name, old=process.labels.get("address"))
@@ -257,6 +257,9 @@ class Gateway:
                 log_path=self._node.places.log_dir
                 / "gateways"
                 / f"{self.environment.metadata.name}.log",
+                # Envoy asks the kernel to be ended with its parent. The process that waits for its
+                # exit code is that parent, and outlives a killed agent.
+                keep_exit_code=True,
                 labels={"address": self.address},
             )
         )

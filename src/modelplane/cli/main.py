@@ -21,7 +21,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Run modelplane": {
         "up": ("platform", "Start the control plane, the agent and the gateways."),
         "down": ("platform", "Stop everything that `up` started."),
-        "demo": ("platform", "Watch three real versions go through rollouts, live."),
+        "demo": ("demonstration", "Watch three real versions go through rollouts, live."),
         "status": ("overview", "Show every environment: what serves, what moves, what is wrong."),
         "logs": ("logs", "Show the log of a process or a model server."),
     },

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from modelplane.stats.dispersion import (
     split_dispersion,
     stack_dispersion,
     update_dispersion,
+    update_with_series,
 )
 from modelplane.stats.latency import QUANTILES, exceedances, fix_thresholds, merge_histograms
 from modelplane.stats.replicas import counts_without_each
@@ -80,15 +82,19 @@ def absorb_many(
     """
     result = list(states)
     waiting = [_new_ticks(state, batch) for state, batch in zip(states, ticks, strict=True)]
+    moved = [index for index, batch in enumerate(waiting) if batch]
+    for index in moved:
+        state = _with_metrics(result[index], settings[index])
+        result[index], waiting[index] = _absorb_history(state, waiting[index])
     for turn in range(max(map(len, waiting), default=0)):
-        chosen = [index for index, batch in enumerate(waiting) if turn < len(batch)]
+        chosen = [index for index in moved if turn < len(waiting[index])]
         absorbed = _absorb_one_each(
-            [result[index] for index in chosen],
-            [waiting[index][turn] for index in chosen],
-            [settings[index] for index in chosen],
+            [result[index] for index in chosen], [waiting[index][turn] for index in chosen]
         )
         for index, state in zip(chosen, absorbed, strict=True):
             result[index] = state
+    for index in moved:
+        result[index] = _arm_warm_metrics(result[index], settings[index])
     return result
 
 
@@ -106,14 +112,49 @@ def _new_ticks(state: EvidenceState, ticks: Sequence[Tick]) -> list[Tick]:
     return sorted(accepted, key=lambda tick: (tick.at, tick.proxy, tick.boot_id, tick.sequence))
 
 
-def _absorb_one_each(
-    states: Sequence[EvidenceState], ticks: Sequence[Tick], settings: Sequence[AnalysisSettings]
-) -> list[EvidenceState]:
+def _absorb_history(
+    state: EvidenceState, ticks: Sequence[Tick]
+) -> tuple[EvidenceState, Sequence[Tick]]:
+    """Absorb what stable did before any candidate request, all at once.
+
+    A rollout starts with up to half an hour of such ticks. While everything warms up only their
+    sums and stable's scatter matter. Returns the ticks that remain.
+    """
+    count = sum(1 for _ in takewhile(_is_stable_alone, ticks))
+    if count < 2 or any(metric.armed for metric in state.metrics):
+        return state, ticks
+    history = ticks[:count]
+    metrics = tuple(_with_history(metric, history) for metric in state.metrics)
+    for tick in history:
+        state = _with_tick(state, tick, metrics, state.leave_one_out)
+    return state, ticks[count:]
+
+
+def _is_stable_alone(tick: Tick) -> bool:
+    return tick.candidate == VersionCounts()
+
+
+def _with_history(metric: MetricEvidence, ticks: Sequence[Tick]) -> MetricEvidence:
+    if metric.name == LATENCY:
+        histogram = metric.stable_latency
+        for tick in ticks:
+            histogram = merge_histograms(histogram, tick.stable.latency)
+        added = sum(sum(tick.stable.latency.values()) for tick in ticks)
+        return replace(metric, stable=metric.stable.plus(added, 0), stable_latency=histogram)
+    counted = [_outcomes(tick.stable, metric.name) for tick in ticks]
+    trials, failures = [one.trials for one in counted], [one.failures for one in counted]
+    seconds = [math.floor(tick.at.timestamp()) for tick in ticks]
+    return replace(
+        metric,
+        stable=metric.stable.plus(sum(trials), sum(failures)),
+        tests=update(metric.tests, [[0, 0, sum(trials), sum(failures)]]),
+        dispersion=update_with_series(metric.dispersion, seconds, trials, failures),
+    )
+
+
+def _absorb_one_each(states: Sequence[EvidenceState], ticks: Sequence[Tick]) -> list[EvidenceState]:
     """One tick for each state, updated together."""
-    states = [
-        _with_replicas(_with_metrics(state, one), tick)
-        for state, tick, one in zip(states, ticks, settings, strict=True)
-    ]
+    states = [_with_replicas(state, tick) for state, tick in zip(states, ticks, strict=True)]
     pairs = [
         (metric, tick)
         for state, tick in zip(states, ticks, strict=True)
@@ -123,11 +164,11 @@ def _absorb_one_each(
     latencies = iter(_absorb_latencies([pair for pair in pairs if pair[0].name == LATENCY]))
     leave_one_out = _absorb_replicas(states, ticks)
     result = []
-    for state, tick, one, without in zip(states, ticks, settings, leave_one_out, strict=True):
+    for state, tick, without in zip(states, ticks, leave_one_out, strict=True):
         metrics = tuple(
             next(latencies if metric.name == LATENCY else outcomes) for metric in state.metrics
         )
-        result.append(_arm_warm_metrics(_with_tick(state, tick, metrics, without), one))
+        result.append(_with_tick(state, tick, metrics, without))
     return result
 
 
@@ -317,7 +358,11 @@ def _with_sequence(
 
 
 def _arm_warm_metrics(state: EvidenceState, settings: AnalysisSettings) -> EvidenceState:
-    """End the warm-up of each metric that has seen enough of stable."""
+    """End the warm-up of each metric that has seen enough of stable.
+
+    Done once for each batch, so that a rollout that starts with a long history learns stable's
+    normal from all of it.
+    """
     if all(metric.armed for metric in state.metrics):
         return state
     if state.first_at is None or state.last_at is None:

@@ -60,6 +60,7 @@ class FakeProxy:
         self._waiting: dict[str, tuple[int, RoutePlan | None]] = {
             plan.deployment: (plan.generation, plan) for plan in plans
         }
+        self._generations = {name: generation for name, (generation, _) in self._waiting.items()}
         self._acks: dict[str, RouteAck] = {}
         self._news = asyncio.Event()
         self._settle()
@@ -67,15 +68,15 @@ class FakeProxy:
     async def publish(self, plan: RoutePlan) -> None:
         """Serve `plan` if it is not refused; while the proxy is down, keep it."""
         self.published.append(plan)
+        self._generations[plan.deployment] = plan.generation
         self._waiting[plan.deployment] = (plan.generation, plan)
         self._settle()
 
     async def withdraw(self, deployment: str) -> None:
         """Stop serving `deployment`; unknown names change nothing."""
-        _, waiting = self._waiting.get(deployment, (0, None))
-        last = waiting or self.served.get(deployment)
-        if last:
-            self._waiting[deployment] = (last.generation, None)
+        generation = self._generations.pop(deployment, None)
+        if generation is not None:
+            self._waiting[deployment] = (generation, None)
             self._settle()
 
     async def acks(self) -> AsyncIterator[RouteAck]:

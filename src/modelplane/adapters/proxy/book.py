@@ -61,6 +61,7 @@ class _Entry:
     served: Change | None = None
     wanted: Change | None = None
     refused: tuple[tuple[str, ...], str] | None = None
+    generation: int = 0
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class RouteBook:
         """
         route = compile_route(plan)
         entry = self._entries.setdefault(plan.deployment, _Entry())
+        entry.generation = plan.generation
         if entry.refused and entry.refused[0] == route.versions:
             self._ack(plan.deployment, plan.generation, entry.refused[1])
             return
@@ -106,11 +108,14 @@ class RouteBook:
     def want_gone(self, deployment: str) -> bool:
         """Note that `deployment` should not be served; False when it is not known."""
         entry = self._entries.get(deployment)
-        last = entry and (entry.wanted or entry.served)
-        if not entry or not last or not last.route:
+        if entry is None or (entry.wanted and not entry.wanted.route):
             return False
-        entry.wanted = Change(deployment, last.generation, None)
-        self._dirty[deployment] = None
+        if entry.wanted or entry.served:
+            entry.wanted = Change(deployment, entry.generation, None)
+            self._dirty[deployment] = None
+        else:  # all it ever had was refused: nothing to take from Envoy
+            del self._entries[deployment]
+            self._ack(deployment, entry.generation, "")
         return True
 
     def begin(self) -> list[Change]:
