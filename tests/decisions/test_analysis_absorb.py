@@ -236,6 +236,28 @@ class TestWarmUp:
         taken_over = judge(start_evidence("u", ERRORS_ONLY, history), ERRORS_ONLY, at(100))
         assert taken_over.phi == judge(history, ERRORS_ONLY, at(100)).phi != fresh.phi
 
+    def test_a_long_history_at_once_teaches_the_same_as_second_by_second(self) -> None:
+        never = AnalysisSettings(warm_up_s=1e9)
+        traffic = Traffic(seed=9, stable_rate=0.01)
+        ticks = [traffic.tick(second, 0, 0) for second in range(1, 120)]
+        slowly = at_once = start_evidence("uid", never)
+        for one in ticks:
+            slowly = absorb(slowly, [one], never)
+        at_once = absorb(at_once, ticks, never)
+        now = at(120)
+        assert judge(at_once, never, now).phi == pytest.approx(judge(slowly, never, now).phi)
+        assert at_once.stable == slowly.stable
+        assert at_once.sequences == slowly.sequences
+        for one_metric, other in zip(at_once.metrics, slowly.metrics, strict=True):
+            assert one_metric.stable == other.stable
+            assert one_metric.stable_latency == other.stable_latency
+            assert (one_metric.tests.history == other.tests.history).all()
+
+    def test_the_whole_history_of_a_batch_sets_the_margin(self) -> None:
+        ticks = [tick(s, (100, 0 if s < 60 else 40), step_id=None) for s in range(1, 121)]
+        state = absorb(start_evidence("uid", ERRORS_ONLY), ticks, ERRORS_ONLY)
+        assert state.metrics[0].margin == pytest.approx(0.25 * 0.2, rel=0.05)
+
 
 class TestSettingsThatChange:
     def test_a_metric_that_is_added_warms_up_and_one_that_is_removed_is_forgotten(self) -> None:

@@ -22,6 +22,7 @@ from modelplane.stats.dispersion import (
     split_dispersion,
     stack_dispersion,
     update_dispersion,
+    update_with_series,
 )
 
 Counts = NDArray[Any]
@@ -69,6 +70,33 @@ def test_phi_is_never_below_one_and_survives_storage(counts: list[tuple[int, int
     again = dispersion_row_from_dict(json.loads(json.dumps(dispersion_row_to_dict(state, 0))))
     assert phi(again)[0] == phi(state)[0]
     assert (again.scales == state.scales).all()
+
+
+@given(ticks, st.integers(0, 90), st.integers(0, 8))
+def test_a_series_at_once_is_the_same_as_tick_by_tick(
+    counts: list[tuple[int, int]], cut: int, late: int
+) -> None:
+    seconds = [second for second in range(len(counts)) for _ in range(1 + second % 2)][
+        : len(counts)
+    ]
+    n, k = [n for n, _ in counts], [k for _, k in counts]
+    one = new_dispersion()
+    for index in range(len(counts)):
+        shift = late if index >= cut else 0
+        one = update_dispersion(
+            one, [seconds[index] - shift], n[index : index + 1], k[index : index + 1]
+        )
+    first = update_with_series(new_dispersion(), seconds[:cut], n[:cut], k[:cut])
+    later = np.array(seconds[cut:], dtype=float) - late
+    both = update_with_series(first, later, n[cut:], k[cut:])
+    assert both.scales == pytest.approx(one.scales, rel=1e-9)
+    assert both.totals == pytest.approx(one.totals)
+
+
+def test_counts_that_come_much_too_late_do_not_count() -> None:
+    state = update_dispersion(new_dispersion(), [100], [50], [1])
+    assert update_dispersion(state, [96], [50], [1]).totals[0].tolist() == [2, 1]
+    assert update_dispersion(state, [90], [50], [50]).totals[0].tolist() == [1, 1]
 
 
 def test_independent_failures_give_a_phi_near_the_history_factor() -> None:

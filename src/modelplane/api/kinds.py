@@ -20,10 +20,12 @@ from modelplane.api.routes import Routes
 from modelplane.api.watching import WatchResponse
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.authorization import AGENT_KINDS
+from modelplane.decisions.judgements import read_judgement, show_judgement
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.kinds import KINDS
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Part, ResourceKey
 from modelplane.resources.model import ModelVersion
+from modelplane.resources.rollout import Rollout
 
 EnvironmentQuery = Annotated[str | None, Query(description="Only this environment's.")]
 SelectorQuery = Annotated[
@@ -80,7 +82,11 @@ def _add_reading(routes: Routes, context: Context, kind: type[AnyResource]) -> N
     async def get(request: Request, name: str, environment: EnvironmentQuery = None) -> Response:
         key = _key(kind, name, environment)
         await context.admit(request, "get", name_of_kind, key.environment)
-        return part_response(show(await context.store.get(kind, name, key.environment)))
+        found: AnyResource = await context.store.get(kind, name, key.environment)
+        if isinstance(found, Rollout) and not found.finished:
+            evidence = await context.store.evidence([found.metadata.uid])
+            found = show_judgement(found, read_judgement(evidence.get(found.metadata.uid)))
+        return part_response(show(found))
 
     listing = create_model(
         f"{name_of_kind}List",

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
+from modelplane.decisions.judgements import read_judgement
 from modelplane.decisions.placement import choose
 from modelplane.decisions.rollout import (
     AppliedSplit,
@@ -28,7 +27,7 @@ from modelplane.resources.environment import Environment
 from modelplane.resources.meta import Resource, ResourceKey, Subject
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
-from modelplane.resources.rollout import Judgement, Rollout
+from modelplane.resources.rollout import Rollout
 from modelplane.resources.traffic_split import TrafficSplit
 
 SUBJECT = Subject(name="system:rollout")
@@ -99,16 +98,6 @@ class RolloutController:
             serving = deployment.with_status(stable=rollout.spec.candidate)
             transaction.update(serving, "deployment.promote")
         await self._store.commit(transaction)
-
-
-def read_judgement(evidence: Any) -> Judgement | None:
-    """Return the judgement stored beside the evidence, or None when there is none."""
-    if not evidence or "judgement" not in evidence:
-        return None
-    try:
-        return Judgement.model_validate(evidence["judgement"])
-    except ValidationError:
-        return None  # written by another release: judged anew at the next tick
 
 
 def _applied(split: TrafficSplit | None) -> AppliedSplit:

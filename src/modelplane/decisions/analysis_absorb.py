@@ -112,9 +112,7 @@ def _new_ticks(state: EvidenceState, ticks: Sequence[Tick]) -> list[Tick]:
     return sorted(accepted, key=lambda tick: (tick.at, tick.proxy, tick.boot_id, tick.sequence))
 
 
-def _absorb_history(
-    state: EvidenceState, ticks: Sequence[Tick]
-) -> tuple[EvidenceState, Sequence[Tick]]:
+def _absorb_history(state: EvidenceState, ticks: list[Tick]) -> tuple[EvidenceState, list[Tick]]:
     """Absorb what stable did before any candidate request, all at once.
 
     A rollout starts with up to half an hour of such ticks. While everything warms up only their

@@ -382,5 +382,8 @@ class _Moment:
                 bad_replica=judgement.bad_replica,
                 candidate_requests=judgement.candidate_requests,
                 failed_requests=judgement.failed_requests,
+                saved_requests=judgement.saved_requests,
+                requests_needed=judgement.requests_needed,
+                judged_at=judgement.at,
             )
         return status

@@ -123,6 +123,13 @@ class RolloutStatus(Part):
     failed_requests: int = Field(
         default=0, description="The candidate failed them, whether clients saw it or not."
     )
+    saved_requests: int = Field(default=0, description="Failed ones that stable answered.")
+    requests_needed: int | None = Field(
+        default=None, description="Candidate requests still needed for a verdict, about."
+    )
+    judged_at: datetime | None = Field(
+        default=None, description="How old the figures of a running rollout are."
+    )
     conditions: tuple[Condition, ...] = ()
 
 

@@ -128,11 +128,12 @@ def update_with_series(
     Parameters
     ----------
     seconds, trials, failures
-        Shape ``(ticks,)``; the seconds must not fall, and none may lie before the open bin.
+        Shape ``(ticks,)``; the seconds must not fall.
     """
     second, n, k = (np.asarray(values, dtype=np.float64) for values in (seconds, trials, failures))
-    seen = n > 0
-    second, n, k = second[seen], n[seen], k[seen]
+    now = state.scales[0, 0, _BIN]
+    seen = (n > 0) & (second >= now - LATE_S)
+    second, n, k = np.maximum(second[seen], now), n[seen], k[seen]
     if not len(second):
         return state
     scales = state.scales.copy()
@@ -153,8 +154,8 @@ def update_with_series(
         line[[_BIN, _OPEN_N, _OPEN_K]] = bins[-1]
         if len(bins) > 1:
             line[[_LAST_N, _LAST_K]] = bins[-2, 1:]
-    new_seconds = np.unique(second[second > state.scales[0, 0, _BIN]]).size
-    return DispersionState(scales, state.totals + [k.sum(), new_seconds])
+    new_seconds = np.unique(second[second > now]).size
+    return DispersionState(scales, state.totals + np.array([k.sum(), new_seconds]))
 
 
 def _pair_sums(scales: FloatArray, pair: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:

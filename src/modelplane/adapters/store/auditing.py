@@ -76,12 +76,15 @@ def _end_fault(signed: int, found: int) -> ChainFault:
     return ChainFault(signed + 1, "added", message)
 
 
-def find_head_fault(connection: Connection, heads: HeadKeeper) -> ChainFault | None:
+def find_head_fault(
+    connection: Connection, head: SignedHead | None, heads: HeadKeeper
+) -> ChainFault | None:
     """Return what is wrong between the head file and the log; None when they agree.
 
-    The file may be behind the log (the process died before writing it), never ahead.
+    The file may be behind the log (the process died before writing it), never ahead. `head` must
+    have been read before the connection's transaction began: other processes write too.
     """
-    head, newest = heads.read(), newest_record(connection)
+    newest = newest_record(connection)
     if head is None:
         if newest == 0:
             return None

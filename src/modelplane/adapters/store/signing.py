@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,7 +138,7 @@ def _read_head(file: Path) -> SignedHead | None:
 
 def write_durably(file: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Replace `file` by `content`, whole and on disk, or not at all; raises OSError."""
-    temporary = file.with_name(f".{file.name}.new")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -287,11 +287,11 @@ class SqliteStore:
         """Compare the head file with the log; what contradicts it is kept and returned."""
         heads = opened.heads
         with translated(self._path):
+            head = heads.read()
             with opened.read_engine.begin() as connection:
                 self._latest = newest_change(connection)
                 signed = read_signed_head(connection)
-                fault = find_head_fault(connection, heads)
-            head = heads.read()
+                fault = find_head_fault(connection, head, heads)
             if fault is not None and head is not None:
                 heads.set_aside(head.sequence)
             if fault is not None or head is None:

@@ -1,0 +1,1 @@
+"""Artifacts on any file system that fsspec opens."""

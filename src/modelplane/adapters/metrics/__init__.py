@@ -1,0 +1,1 @@
+"""Recent telemetry, kept in memory."""
