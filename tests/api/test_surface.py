@@ -76,6 +76,7 @@ async def test_a_reader_changes_nothing_through_any_route(shared_world: World) -
 async def test_each_role_may_what_the_table_says(
     shared_world: World, method: str, path: str, token: str, status: int
 ) -> None:
+    body: dict[str, Any] | None
     body = {"status": {}} if path.endswith("/status") else {} if method != "GET" else None
     assert (await shared_world.call(method, path, body, token=token)).status_code == status
 
@@ -137,7 +138,7 @@ async def test_bad_requests_are_answered_with_a_problem(
 
 
 async def test_unknown_fields_and_environments_are_named(shared_world: World) -> None:
-    body = {"spec": {"replcas": 3}}
+    body: dict[str, Any] = {"spec": {"replcas": 3}}
     problem = (await shared_world.call("PUT", "/model-deployments/fraud", body)).json()
     assert problem["fields"][0]["path"] == "spec.replcas"
     assert "replicas" in problem["fields"][0]["message"]

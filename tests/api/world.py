@@ -6,19 +6,21 @@ import asyncio
 import hashlib
 import itertools
 import shutil
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 
 from modelplane.adapters.blobs.trees import TreeBlobs
 from modelplane.adapters.metrics.ring import MetricsRing
-from modelplane.adapters.store.sqlite import SqliteStore
+from modelplane.adapters.store.sqlite import SqliteStore, StoreOptions
 from modelplane.api.app import create_app
 from modelplane.api.dependencies import ApiDependencies, ApiLimits
 from modelplane.api.identity import make_token
@@ -74,7 +76,8 @@ class World:
 
     async def push(self, model: str, version: str, **fields: Any) -> dict[str, Any]:
         """Register a version whose bytes are named by its version."""
-        file = self.directory / "model"
+        file = self.directory / model / version / "model"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(fields.pop("content", f"{model} {version}"))
         digest = digest_tree(file).digest
         await self.blobs.put(pieces(tar_stream(file)), digest)
@@ -108,7 +111,7 @@ async def seed(store: SqliteStore) -> None:
 
 
 @asynccontextmanager
-async def make_world(**changes: Any) -> AsyncIterator[World]:
+async def make_world(options: StoreOptions | None = None, **changes: Any) -> AsyncIterator[World]:
     """Give a fresh API; `changes` replace fields of its dependencies."""
     directory = Path(tempfile.mkdtemp(prefix="mp-api-"))
     clock, uids = ManualClock(), itertools.count(1)
@@ -117,11 +120,13 @@ async def make_world(**changes: Any) -> AsyncIterator[World]:
         clock=clock,
         new_uid=lambda: f"uid-{next(uids)}",
         audit_dir=directory / "audit",
+        options=options,
     )
     await store.open()
 
     async def verify_audit() -> Mapping[str, Any]:
-        return asdict(await store.verify_audit())
+        report = await store.verify_audit()
+        return {"verified": report.ok, **asdict(report)}
 
     async def signed_head() -> Mapping[str, Any]:
         return {"sequence": 5}
@@ -150,3 +155,24 @@ async def make_world(**changes: Any) -> AsyncIterator[World]:
     finally:
         await store.close()
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+@asynccontextmanager
+async def serve(world: World) -> AsyncIterator[str]:
+    """Serve the API on a port of the kernel's choice; give its address."""
+    config = uvicorn.Config(world.app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)
+    server = _Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            world.dependencies.stopping.set()
+            server.should_exit = True
+            await serving

@@ -120,11 +120,9 @@ async def test_the_next_keeper_takes_back_what_runs(keepers: MakeKeeper, log: Pa
     assert second.list() == []
 
 
-async def test_an_exit_code_that_is_kept_outlives_the_keeper(
-    keepers: MakeKeeper, log: Path
-) -> None:
+async def test_an_exit_code_outlives_the_keeper(keepers: MakeKeeper, log: Path) -> None:
     first = keepers()
-    await first.start(spec("job", "exit 7", log_path=log, keep_exit_code=True))
+    await first.start(spec("job", "exit 7", log_path=log))
     await first.wait("job")
     first.close()
     second = keepers()

@@ -257,9 +257,6 @@ class Gateway:
                 log_path=self._node.places.log_dir
                 / "gateways"
                 / f"{self.environment.metadata.name}.log",
-                # Envoy asks the kernel to be ended with its parent. The process that waits for its
-                # exit code is that parent, and outlives a killed agent.
-                keep_exit_code=True,
                 labels={"address": self.address},
             )
         )

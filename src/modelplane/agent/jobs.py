@@ -107,7 +107,6 @@ class JobRunner:
                 cwd=work_dir,
                 log_path=self._node.places.log_dir / "jobs" / environment / f"{metadata.name}.log",
                 memory_bytes=spec.memory,
-                keep_exit_code=True,
                 labels={"job": f"{environment}/{metadata.name}"},
             )
         )

@@ -6,6 +6,7 @@ Wraps the whole application (plain ASGI, so that streams pass through unbuffered
 from __future__ import annotations
 
 import re
+import traceback
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -17,6 +18,7 @@ from modelplane.api.problems import Misdirected, error_response, make_problem, p
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"})
 _PORT = re.compile(r":\d+$")
 _log = structlog.get_logger("modelplane.api")
 
@@ -79,7 +81,9 @@ class Gate:
         try:
             await self._app(scope, receive, send_marked)
         except Exception:
-            _log.exception("request failed", request_id=request_id, path=scope["path"])
+            # As text: renderers that show local variables would show tokens.
+            stack = traceback.format_exc()
+            _log.error("request failed", request_id=request_id, path=scope["path"], stack=stack)
             if started:
                 raise
             problem = make_problem(
@@ -96,5 +100,6 @@ class Gate:
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         # Only known routes become labels: paths that anyone can make up would never end.
         route = getattr(scope.get("route"), "path", "none")
-        self._counts.requests.labels(scope["method"], route, str(status)).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._counts.requests.labels(method, route, str(status)).inc()
         self._counts.duration.observe(seconds)

@@ -68,7 +68,9 @@ def _write_files(tar: IO[bytes], root: Path) -> None:
             if member.isdir():
                 target.mkdir(parents=True, exist_ok=True)
                 continue
-            content = archive.extractfile(member) if member.isfile() else None
+            # A sparse entry of some bytes may unpack to terabytes.
+            is_plain = member.isfile() and not member.issparse()
+            content = archive.extractfile(member) if is_plain else None
             if content is None:
                 raise TerminalError(f"the artifact holds what is no file: {member.name!r}")
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,18 +17,20 @@ from dataclasses import dataclass
 
 from modelplane.decisions.analysis_absorb import absorb, absorb_many
 from modelplane.decisions.analysis_evidence import (
+    EvidenceState,
+    MetricEvidence,
+    ReplicaEvidence,
+    VersionTotals,
+    start_evidence,
+)
+from modelplane.decisions.analysis_inputs import (
     ERRORS,
     LATENCY,
     AnalysisSettings,
-    EvidenceState,
-    MetricEvidence,
     MetricSettings,
     Outcomes,
-    ReplicaEvidence,
     Tick,
     VersionCounts,
-    VersionTotals,
-    start_evidence,
     tick_from_batch,
 )
 from modelplane.decisions.analysis_verdict import (

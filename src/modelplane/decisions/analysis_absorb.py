@@ -17,18 +17,20 @@ from itertools import takewhile
 import numpy as np
 
 from modelplane.decisions.analysis_evidence import (
-    ERRORS,
-    LATENCY,
     MAX_REPLICAS,
     MAX_SEQUENCES,
-    AnalysisSettings,
     EvidenceState,
     MetricEvidence,
-    Outcomes,
     ReplicaEvidence,
+    start_metric,
+)
+from modelplane.decisions.analysis_inputs import (
+    ERRORS,
+    LATENCY,
+    AnalysisSettings,
+    Outcomes,
     Tick,
     VersionCounts,
-    start_metric,
 )
 from modelplane.stats.betting import FloatArray
 from modelplane.stats.dispersion import (

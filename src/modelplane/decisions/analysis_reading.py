@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelplane.decisions.analysis_evidence import (
+    EvidenceState,
+    MetricEvidence,
+)
+from modelplane.decisions.analysis_inputs import (
     ERRORS,
     LATENCY,
     AnalysisSettings,
-    EvidenceState,
-    MetricEvidence,
 )
 from modelplane.stats.dispersion import phi, stack_dispersion
 from modelplane.stats.latency import QUANTILES

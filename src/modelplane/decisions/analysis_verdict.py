@@ -8,17 +8,20 @@ rollout decision's business. Missing data is never a reason to pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from modelplane.decisions.analysis_evidence import (
+    EvidenceState,
+    MetricEvidence,
+)
+from modelplane.decisions.analysis_inputs import (
     ERRORS,
     LATENCY,
     AnalysisSettings,
-    EvidenceState,
-    MetricEvidence,
+    MetricSettings,
 )
 from modelplane.decisions.analysis_reading import (
     EvidenceReading,
@@ -198,7 +201,7 @@ def judge_many(
         The time, against which the age of the counts is measured.
     """
     return [
-        _Case(state, one, reading, now).verdict()
+        _Case(state, one, {m.name: m for m in one.judged_metrics()}, reading, now).verdict()
         for state, one, reading in zip(states, settings, read_many(states, settings), strict=True)
     ]
 
@@ -218,6 +221,7 @@ class _Case:
 
     state: EvidenceState
     settings: AnalysisSettings
+    declared: Mapping[str, MetricSettings]
     reading: EvidenceReading
     now: datetime
 
@@ -260,13 +264,13 @@ class _Case:
 
         The weighted sum of e-values is one, so alpha holds for all metrics together.
         """
-        weights = {metric.name: metric.weight for metric in self.settings.judged_metrics()}
-        total = sum(weights.values())
+        total = sum(metric.weight for metric in self.declared.values())
         least = self.reading.e_values_without_replicas
         parts: dict[str, float] = {}
         shown = whole = 0.0
         for metric, reading in zip(self.state.metrics, self.reading.metrics, strict=True):
-            share = weights.get(metric.name, 0.0) / total
+            declared = self.declared.get(metric.name)
+            share = declared.weight / total if declared else 0.0
             limit = min(least) if metric.name == ERRORS and len(least) > 1 else math.inf
             parts[metric.name] = share * min(reading.counted_e_value, limit)
             shown += share * min(reading.e_value, limit)
@@ -320,8 +324,8 @@ class _Case:
         margin = metric.margin
         if margin is not None:
             # An edited margin takes effect at once; the tests keep the one they began with.
-            declared = (m.margin for m in self.settings.judged_metrics() if m.name == metric.name)
-            margin = next(declared, None) or margin
+            declared = self.declared.get(metric.name)
+            margin = (declared.margin if declared else None) or margin
         passes = margin is not None and reading.upper <= margin
         needed = None
         if margin is not None and not passes and not harmed:

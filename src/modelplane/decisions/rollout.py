@@ -274,7 +274,7 @@ def _decide_ramp(moment: _Moment, canary: CanaryStrategy) -> RolloutDecision:
         if judgement.unavailable:
             names = ", ".join(judgement.unavailable)
             return moment.hold(Reason.METRIC_UNAVAILABLE, f"{names} cannot be measured yet")
-        return moment.hold(Reason.NEEDS_EVIDENCE, judgement.sentence + _needs(judgement))
+        return moment.hold(Reason.NEEDS_EVIDENCE, judgement.sentence)
     bake_s = canary.min_bake_s - (now - started).total_seconds()
     if max(bake_s, wait_s) > 0:
         message = f"within all margins; {max(bake_s, wait_s):.0f} s of the bake time remain"

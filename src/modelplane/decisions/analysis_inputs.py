@@ -1,0 +1,194 @@
+"""What live analysis is told: how to judge a rollout, and what each second brought.
+
+Used by the other ``analysis`` modules of this package and, through
+:mod:`modelplane.decisions.analysis`, by the analysis controller, which makes ticks of what the
+gateways report. Only data; nothing here keeps or concludes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from modelplane.resources.telemetry import TelemetryBatch, VariantSample
+from modelplane.stats.latency import Histogram, histogram_from_bins
+
+ERRORS = "errors"
+LATENCY = "latency"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSettings:
+    """How one metric is judged.
+
+    Attributes
+    ----------
+    name
+        ``errors``, ``latency``, or a yes/no outcome that ticks carry under this name; without
+        any such tick it is unavailable and blocks promotion.
+    margin
+        How much worse the candidate's rate may be, in (0, 1); None for the default. Latency has
+        thresholds in its place.
+    weight
+        Share of alpha relative to the other metrics, positive.
+    """
+
+    name: str
+    margin: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisSettings:
+    """How a rollout is judged.
+
+    Attributes
+    ----------
+    alpha
+        Greatest probability of ever rolling back a candidate that is not worse.
+    beta
+        Greatest probability that a bound of the difference is ever wrong.
+    kappa
+        Share of the margin by which a candidate may be worse before the harm test looks; 0 is
+        the strict test.
+    metrics
+        ``errors`` is judged even when it is not among them.
+    margin_floor, margin_share
+        Default margin: ``max(margin_floor, margin_share * stable's rate)``.
+    warm_up_min_stable_requests, warm_up_s
+        Both must be reached before a metric is judged.
+    stale_after_s
+        Counts older than this, in seconds, let nothing pass.
+    """
+
+    alpha: float = 0.05
+    beta: float = 0.05
+    kappa: float = 0.1
+    metrics: tuple[MetricSettings, ...] = (MetricSettings(ERRORS), MetricSettings(LATENCY))
+    margin_floor: float = 0.0025
+    margin_share: float = 0.25
+    warm_up_min_stable_requests: int = 100
+    warm_up_s: float = 10.0
+    stale_after_s: float = 15.0
+
+    def judged_metrics(self) -> tuple[MetricSettings, ...]:
+        """Return the metrics with ``errors`` among them: no candidate may fail unseen."""
+        if any(metric.name == ERRORS for metric in self.metrics):
+            return self.metrics
+        return (MetricSettings(ERRORS), *self.metrics)
+
+    def default_margin(self, stable_rate: float) -> float:
+        """Return the margin of a metric that declares none."""
+        return max(self.margin_floor, self.margin_share * stable_rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Trials and failures of a yes/no outcome."""
+
+    trials: int = 0
+    failures: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """Failures per trial; None without trials."""
+        return self.failures / self.trials if self.trials else None
+
+    def plus(self, trials: int, failures: int) -> Outcomes:
+        """Return the sum."""
+        return Outcomes(self.trials + trials, self.failures + failures)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCounts:
+    """What one version did in one interval.
+
+    Attributes
+    ----------
+    requests, failures
+        Requests assigned to the version and those that it failed, hidden ones included.
+    client_failures
+        Failures that clients saw; the others were answered by stable.
+    latency
+        Requests by the lower bound of their histogram bin, in microseconds.
+    replicas
+        Attempts and failed attempts of each replica.
+    outcomes
+        Other yes/no outcomes by metric name.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    client_failures: int = 0
+    latency: Histogram = field(default_factory=dict)
+    replicas: Mapping[str, Outcomes] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One interval, about a second, of one gateway.
+
+    Attributes
+    ----------
+    proxy, boot_id, sequence
+        What names it; a tick that was absorbed before changes nothing.
+    at
+        End of the interval.
+    step_id
+        The step of this rollout that the gateway had acknowledged before the interval began;
+        None when there was none.
+    seconds
+        Length of the interval.
+    """
+
+    proxy: str
+    boot_id: str
+    sequence: int
+    at: datetime
+    step_id: int | None
+    stable: VersionCounts
+    candidate: VersionCounts
+    seconds: float = 1.0
+
+
+def tick_from_batch(
+    batch: TelemetryBatch, deployment: str, rollout_uid: str, stable: str, candidate: str
+) -> Tick:
+    """Read one deployment's counts from what a gateway sent.
+
+    Parameters
+    ----------
+    deployment, rollout_uid
+        Whose counts; a split of another rollout gives no step.
+    stable, candidate
+        Short digests of the two revisions.
+    """
+    split = batch.splits.get(deployment)
+    samples = {s.revision: s for s in batch.samples if s.deployment == deployment}
+    return Tick(
+        proxy=batch.proxy,
+        boot_id=batch.boot_id,
+        sequence=batch.sequence,
+        at=batch.at,
+        step_id=split.step_id if split is not None and split.rollout_uid == rollout_uid else None,
+        stable=_counts_from_sample(samples.get(stable)),
+        candidate=_counts_from_sample(samples.get(candidate)),
+        seconds=batch.seconds,
+    )
+
+
+def _counts_from_sample(sample: VariantSample | None) -> VersionCounts:
+    if sample is None:
+        return VersionCounts()
+    return VersionCounts(
+        requests=sample.requests,
+        failures=sample.failures,
+        client_failures=sample.client_failures,
+        latency=histogram_from_bins(sample.latency),
+        replicas={
+            name: Outcomes(replica.attempts, replica.failures)
+            for name, replica in sample.replicas.items()
+        },
+    )
