@@ -8,8 +8,8 @@ The rules, as documented:
 - *Argo Rollouts*, docs/features/analysis.md, background analysis: 20 % more every 10 minutes,
   measured from 40 % on every 5 minutes; three measurements under 95 % success abort. The query
   there sees the whole service; here it sees the candidate alone, which can only help it.
-- *Flagger*, docs/gitbook/usage: checks every minute, 10 % more after a good one up to 50 %;
-  under 99 % success is a failed check, five of them roll back.
+- *Flagger*, docs/gitbook/usage/how-it-works.md: checks every minute, 5 % more after a good one
+  up to 50 %; under 99 % success is a failed check, ten of them roll back.
 - *Kayenta*, Spinnaker's "best practices for configuring canary" and NetflixACAJudge: candidate
   and an equal baseline at 10 % each, three runs of one hour of 60 points; a run fails when the
   98 % Mann-Whitney interval of the shift lies above a quarter of its estimate.
@@ -100,7 +100,7 @@ class Flagger:
     horizon_s = 1200
 
     def __init__(self, runs: int) -> None:
-        self.weight = np.full(runs, 0.1)
+        self.weight = np.full(runs, 0.05)
         self._window = np.zeros((runs, 2))
         self._failed = np.zeros(runs)
 
@@ -111,9 +111,9 @@ class Flagger:
             bad = self._window[:, 1] > 0.01 * self._window[:, 0]
             self._failed += bad
             promote = ~bad & (self.weight > 0.49)
-            self.weight = np.where(bad, self.weight, np.minimum(self.weight + 0.1, 0.5))
+            self.weight = np.where(bad, self.weight, np.minimum(self.weight + 0.05, 0.5))
             self._window[:] = 0
-        return self._failed >= 5, promote
+        return self._failed >= 10, promote
 
 
 class Kayenta:

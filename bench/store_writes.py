@@ -53,7 +53,7 @@ async def _measure(folder: Path) -> dict[str, Any]:
         return {
             "bare_commits_per_s": bare,
             "writes": figures,
-            "reads": {"": await _read_back(store)},
+            "reads": {f"{LISTED:,} models": await _read_back(store)},
         }
     finally:
         await store.close()

@@ -197,6 +197,8 @@ async def test_the_description_of_the_surface_is_whole(shared_world: World) -> N
         assert kind.__name__ in schema["components"]["schemas"]
     for reference in set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema))):
         assert reference in schema["components"]["schemas"]
+    assert schema["security"] == [{"bearer": []}]
+    assert "HTTPValidationError" not in response.text
     identifiers = [
         operation["operationId"]
         for operations in schema["paths"].values()

@@ -15,7 +15,7 @@ from tests.api.world import ADMIN, World, make_world, serve
 from modelplane.adapters.store.sqlite import StoreOptions
 from modelplane.api.dependencies import ApiLimits
 from modelplane.client import AsyncClient
-from modelplane.errors import Conflict, TransientError
+from modelplane.errors import Conflict, TransientError, Unauthenticated
 from modelplane.ports.store import Change
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model, ModelSpec
@@ -89,6 +89,18 @@ async def test_watches_end_when_the_server_is_about_to_stop(
     world.dependencies.stopping.set()
     with pytest.raises(TransientError, match="ended by the server"):
         await take(changes, 1)
+
+
+async def test_a_watch_ends_when_its_token_is_revoked(world: World, client: AsyncClient) -> None:
+    made = await world.ok("POST", "/tokens/ann:create", {})
+    since = (await client.list(Model)).resource_version
+    async with AsyncClient(client.endpoint.url, made["secret"]) as other:
+        changes = other.watch(Model, since)
+        await client.apply(model("a"))
+        await take(changes, 1)
+        await world.ok("POST", "/tokens/ann:revoke", {})
+        with pytest.raises(Unauthenticated):
+            await take(changes, 1)
 
 
 async def test_a_client_that_takes_nothing_is_dropped() -> None:

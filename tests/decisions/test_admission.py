@@ -347,8 +347,8 @@ def test_undo_in_mid_ramp_says_to_roll_back() -> None:
 def test_a_running_rollout_takes_wishes_and_repeating_one_changes_nothing(phase: str) -> None:
     running = rollout(2, phase, "1", "2")
     for verb in ("pause", "resume", "promote", "rollback"):
-        wished = request_of_rollout(running, verb, ASKED.subject, "why", NOW)  # type: ignore[arg-type]
-        again = request_of_rollout(wished, verb, Subject(name="bob"), "again", NOW)  # type: ignore[arg-type]
+        wished = request_of_rollout(running, verb, ASKED.subject, "why", NOW)
+        again = request_of_rollout(wished, verb, Subject(name="bob"), "again", NOW)
         assert again == wished
     taken_back = request_of_rollout(running, "rollback", ASKED.subject, "", NOW)
     with pytest.raises(Conflict, match="being rolled back"):

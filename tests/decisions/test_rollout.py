@@ -110,6 +110,10 @@ ASKED = {"subject": "ana", "reason": "known bug", "at": NOW}
         (STARTING, spec(stable=None), {"judgement": None}, "promote", "FirstDeployment"),
         (STARTING, spec(), {"judgement": judged(-1, warm=False)}, "hold", "WarmingUp"),
         (STARTING, spec(), {"judgement": None}, "advance", "FirstStep"),
+        (
+            STARTING, spec(), {"judgement": judged(-1, warm=False, stable_rps=0.2)},
+            "advance", "FirstStep",
+        ),
         (STARTING, spec(paused=True), {}, "hold", "Paused"),
         (STARTING, spec(), {}, "advance", "FirstStep"),
         (

@@ -70,7 +70,7 @@ async def test_pause_resume_rollback_and_undo_by_hand(modelplane: Modelplane) ->
     modelplane.cli("rollout", "undo", "test", "--reason", "second thoughts")
     wait_for("the way back", lambda: modelplane.deployment().status.rollouts == 4)
     assert modelplane.rollout().spec.candidate.version == "1.0.0"
-    records = modelplane.cli("audit", "list", "-o", "json").stdout
+    records = modelplane.cli("audit", "list", "--limit", "1000", "-o", "json").stdout
     for reason in ("lunch", "wrong prices", "tested elsewhere", "second thoughts"):
         assert reason in records
 

@@ -17,8 +17,10 @@ from tests.store.stores import creation, model, open_store, transaction
 from modelplane.adapters.store.backup import restore_backup
 from modelplane.decisions.audit_chain import verify
 from modelplane.errors import Conflict, NotFound, TerminalError, TransientError
-from modelplane.ports.store import Change
+from modelplane.ports.store import AnyResource, Change
+from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model
+from modelplane.resources.token import Token, TokenSpec
 
 
 def edit(path: Path, statement: str, *values: object) -> None:
@@ -168,6 +170,37 @@ class TestOtherProcesses:
                 await other.commit(creation(model("ours")))
             assert (await store.verify_audit()).ok
             assert [one.sequence for one in await other.audit()] == [1, 2]
+
+    async def test_a_watch_of_some_kinds_misses_none_of_theirs_and_ours(
+        self, tmp_path: Path
+    ) -> None:
+        async with open_store(tmp_path) as store, open_store(tmp_path) as other:
+            both = [store, other]
+
+            async def follow(kind: type[AnyResource]) -> list[str]:
+                found: list[str] = []
+                async with asyncio.timeout(20), aclosing(store.watch(0, [kind])) as watch:  # type: ignore[type-var]
+                    async for change in watch:
+                        found.append(change.resource.metadata.name)
+                        if change.resource.metadata.name == "last":
+                            return found
+                return found
+
+            watches = [asyncio.create_task(follow(kind)) for kind in (Model, Token)]
+            expected: dict[str, list[str]] = {"Model": [], "Token": []}
+            for turn in range(40):
+                change = transaction()
+                name = "last" if turn >= 38 else f"n{turn}"
+                if turn % 4 in {0, 3}:
+                    change.create(model(name))
+                else:
+                    spec = TokenSpec(digest="0" * 64)
+                    change.create(Token(metadata=Metadata(name=name), spec=spec))
+                expected[change.puts[0][0].kind].append(name)
+                await both[turn * 7 // 3 % 2].commit(change)
+                if turn % 5 == 0:
+                    await asyncio.sleep(0.02)
+            assert await asyncio.gather(*watches) == [expected["Model"], expected["Token"]]
 
 
 class TestPruning:

@@ -174,4 +174,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+TestStore.settings = settings(max_examples=8, stateful_step_count=25, deadline=None)

@@ -129,6 +129,11 @@ class Agent:
         finally:
             await self._close()
 
+    def faults(self) -> dict[str, str]:
+        """Return why gateways do not serve, by environment; empty when all do."""
+        gateways = self._gateways.running.items()
+        return {name: gateway.fault for name, gateway in gateways if gateway.fault}
+
     def _watch(self, kind: type[Resource[Any, Any]], known: list[Resource[Any, Any]]) -> Watcher:
         return Watcher(
             self._control_plane,

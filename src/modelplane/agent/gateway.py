@@ -23,7 +23,7 @@ from modelplane.ports.gateways import GatewayFactory, GatewayProxy
 from modelplane.ports.processes import KeptProcess, ProcessExit, ProcessSpec
 from modelplane.ports.proxy import RouteAck, TrafficReading
 from modelplane.resources.environment import Environment
-from modelplane.resources.traffic_split import SplitVariant, TrafficSplit
+from modelplane.resources.traffic_split import SplitVariant, TrafficSplit, TrafficSplitStatus
 
 log = structlog.get_logger(__name__)
 
@@ -178,32 +178,36 @@ class Gateway:
         if not ack.accepted:
             self._refused(split, ack.message)
             return
-        self._on_accepted(split)
-        self.accepted[ack.deployment] = split
+        before = self.accepted.get(ack.deployment)
+        accepted_at = self._node.clock.now()
+        if before is not None and _same_generation(before, split):
+            accepted_at = before.status.accepted_at or accepted_at
+        status = TrafficSplitStatus(accepted_generation=ack.generation, accepted_at=accepted_at)
+        accepted = split.with_(status=status)
+        self._on_accepted(accepted)
+        self.accepted[ack.deployment] = accepted
         current = self._splits.get(ack.deployment, split)
         if current.status.accepted_generation != ack.generation:
-            status = current.status.with_(
-                accepted_generation=ack.generation,
-                accepted_at=self._node.clock.now(),
-                message="",
-            )
-            self._remember(current.with_(status=status))
+            self._remember(current, status)
 
     def _refused(self, split: TrafficSplit, message: str) -> None:
         log.error("route_refused", deployment=split.spec.deployment, message=message)
-        generation = split.metadata.generation
-        status = split.status.with_(refused_generation=generation, message=message)
-        if status != split.status:
-            self._remember(split.with_(status=status))
+        # What is still in force is known here first: the stored status may lag behind.
+        accepted = self.accepted.get(split.spec.deployment)
+        ours = accepted is not None and accepted.metadata.uid == split.metadata.uid
+        status = accepted.status if accepted is not None and ours else split.status
+        refused = status.with_(refused_generation=split.metadata.generation, message=message)
+        if refused != split.status:
+            self._remember(split, refused)
 
-    def _remember(self, split: TrafficSplit) -> None:
-        self._splits[split.spec.deployment] = split
-        self._report(split, split.status)
+    def _remember(self, split: TrafficSplit, status: TrafficSplitStatus) -> None:
+        self._splits[split.spec.deployment] = split.with_(status=status)
+        self._report(split, status)
 
     def _report_again(self, split: TrafficSplit) -> None:
         accepted = self.accepted.get(split.spec.deployment)
         if accepted is not None and _same_generation(accepted, split):
-            self._take(RouteAck(split.spec.deployment, split.metadata.generation, accepted=True))
+            self._remember(split, accepted.status)
 
     # The process ------------------------------------------------------------------------------
 

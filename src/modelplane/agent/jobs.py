@@ -66,6 +66,8 @@ class JobRunner:
     def update(self, job: Job) -> None:
         """Take a newer form of the job; only its wish to end can change."""
         mine = self._job.status
+        if mine.phase == "Pending":
+            mine = job.status  # what the cache said may be old
         self._job = job.with_(status=mine)
         if job.spec.cancelled:
             self._cancelled.set()
@@ -82,11 +84,8 @@ class JobRunner:
         async with self._slots:
             process = self._node.processes.find(self._name)
             if process is None:
-                if self._job.status.phase == "Running":
-                    self._conclude(ProcessExit(None), "")
-                    return
                 await _first(self._allowed.wait(), self._cancelled.wait())
-                if self._cancelled.is_set():
+                if self._job.status.phase == "Running" or self._cancelled.is_set():
                     self._conclude(ProcessExit(None), "")
                     return
                 process = await self._start()
@@ -122,14 +121,16 @@ class JobRunner:
         )
         found = self._node.processes.find(self._name)
         log_tail = self._node.processes.log_tail(self._name)
-        if found is None or found.exit is None:
-            ended = await self._node.processes.stop(self._name, _STOP_S)
+        if found is not None and found.exit is not None:
+            self._conclude(found.exit, log_tail)
         else:
-            ended = found.exit
-        self._conclude(ended or ProcessExit(None), log_tail)
+            ended = await self._node.processes.stop(self._name, _STOP_S)
+            self._conclude(ended or ProcessExit(None), log_tail, interrupted=True)
 
-    def _conclude(self, ended: ProcessExit, log_tail: str) -> None:
-        status = conclude_job(self._job, ended.code, log_tail, now=self._node.clock.now())
+    def _conclude(self, ended: ProcessExit, log_tail: str, *, interrupted: bool = False) -> None:
+        status = conclude_job(
+            self._job, ended.code, log_tail, now=self._node.clock.now(), interrupted=interrupted
+        )
         log.info("job_ended", job=str(self._job.key), phase=status.phase)
         self._job = self._job.with_(status=status)
         self._report(self._job, status)
@@ -159,7 +160,10 @@ class Jobs:
         self._uids[job.key] = uid
         runner = self._runners.get(uid)
         if job.status.phase in FINISHED_JOB:
+            # The control plane knows the outcome: the record has done its work.
             self._node.processes.forget(process_name(job))
+            if self._runners.pop(uid, None) is not None:
+                self._tasks.pop(uid).cancel()
         elif runner is not None:
             runner.update(job)
         else:

@@ -26,7 +26,7 @@ from modelplane.decisions.restarts import (
 from modelplane.errors import NotFound, TerminalError, TransientError
 from modelplane.ports.processes import KeptProcess, ProcessExit, ProcessSpec
 from modelplane.ports.servers import PreparationFailed, Readiness, ServerCommand
-from modelplane.resources.quantities import format_duration
+from modelplane.resources.quantities import format_duration, format_size
 from modelplane.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 
 log = structlog.get_logger(__name__)
@@ -89,6 +89,11 @@ class ReplicaRunner:
 
     async def run(self) -> None:
         """Run the server until the replica is asked to stop, then drain and stop it."""
+        if not self._stop_asked.is_set():
+            await self._serve_until_stopped()
+        await self._drain()
+
+    async def _serve_until_stopped(self) -> None:
         serving = asyncio.create_task(self._serve())
         stopping = asyncio.create_task(self._stop_asked.wait())
         try:
@@ -100,7 +105,6 @@ class ReplicaRunner:
             for task in (serving, stopping):
                 task.cancel()
             await asyncio.gather(serving, stopping, return_exceptions=True)
-        await self._drain()
 
     # From nothing to ready --------------------------------------------------------------------
 
@@ -285,10 +289,15 @@ class ReplicaRunner:
     def _late(self, limit_s: float) -> ExitCause:
         return ExitCause(
             "NotReadyInTime",
-            f"the model server was not ready within {format_duration(limit_s)}; "
-            "see the end of its log, or give it longer",
+            f"the model server was not ready within {format_duration(limit_s)}; see the end of "
+            f"its log{self._memory_hint()}, or give it longer",
             final=True,
         )
+
+    def _memory_hint(self) -> str:
+        """Some libraries try for ever to get memory that their limit does not allow."""
+        limit = self._replica.spec.revision.runtime.resources.memory
+        return f", give it more memory than {format_size(limit)}" if limit else ""
 
     async def _end(self, cause: ExitCause) -> ExitCause:
         """End a process that is of no use, keeping what it wrote last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry, generate_latest
@@ -56,6 +57,7 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
     add_action_routes(routes, context)
     add_kind_routes(routes, context)
     _add_probes(app, context, registry)
+    _describe_tokens(app)
     return app
 
 
@@ -73,6 +75,20 @@ def _add_probes(app: FastAPI, context: Context, registry: CollectorRegistry) -> 
     app.add_api_route(
         "/metrics", metrics, methods=["GET"], response_model=None, include_in_schema=False
     )
+
+
+def _describe_tokens(app: FastAPI) -> None:
+    """Say in the description of the surface that requests carry a bearer token."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()
+        schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+        schema["security"] = [{"bearer": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _is_loopback(request: Request) -> bool:

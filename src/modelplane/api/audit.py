@@ -14,8 +14,8 @@ from modelplane.api.answers import encode, json_response
 from modelplane.api.routes import Routes
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.ports.store import AuditRecord
-from modelplane.resources.kinds import find_kind
-from modelplane.resources.meta import API_VERSION
+from modelplane.resources.kinds import KINDS, find_kind
+from modelplane.resources.meta import API_VERSION, ResourceKey
 
 _PAGE = 1000
 
@@ -78,10 +78,24 @@ def _kind_name(word: str | None) -> str | None:
     return kind.__name__
 
 
+def _key(wanted: dict[str, str]) -> ResourceKey | None:
+    """Return the key of the one resource that is asked for; None when it is not just one."""
+    if "kind" not in wanted or "name" not in wanted:
+        return None
+    scoped, place = KINDS[wanted["kind"]].scoped, wanted.get("environment")
+    if scoped != (place is not None):
+        return None
+    return ResourceKey(wanted["kind"], place, wanted["name"])
+
+
 async def _find(
     context: Context, after: int, limit: int, wanted: dict[str, str]
 ) -> tuple[Sequence[AuditRecord], int]:
     """Return the first `limit` records that have the wanted fields, and where they end."""
+    key = _key(wanted)
+    if key is not None:
+        records = await context.store.audit(after, limit, key=key)
+        return records, records[-1].sequence if records else after
     found: list[AuditRecord] = []
     while len(found) < limit:
         records = await context.store.audit(after, _PAGE if wanted else limit)

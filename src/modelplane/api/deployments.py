@@ -103,7 +103,9 @@ def _write(admission: Admission, asked: Asked, action: str) -> Transaction:
     return transaction
 
 
-async def load_environment(store: Store, name: str | None) -> Environment:
+async def load_environment(
+    store: Store, name: str | None, *, path: str = "metadata.environment"
+) -> Environment:
     """Return an environment that a request names; unknown is invalid, and says which exist."""
     wanted = name or DEFAULT_ENVIRONMENT
     environment = await store.find(Environment, wanted)
@@ -113,7 +115,7 @@ async def load_environment(store: Store, name: str | None) -> Environment:
     names = ", ".join(e.metadata.name for e in known) or "none"
     raise InvalidResource(
         f"there is no environment {wanted!r}",
-        [FieldError("metadata.environment", f"unknown environment; there are: {names}")],
+        [FieldError(path, f"unknown environment; there are: {names}")],
     )
 
 
@@ -199,7 +201,7 @@ async def promote(
     origin = environment if body.get("to") and environment != body["to"] else None
 
     async def prepare() -> tuple[Transaction, Admission]:
-        target = await load_environment(store, target_name)
+        target = await load_environment(store, target_name, path="to")
         environments, _ = await store.list(Environment)
         deployments, _ = await store.list(ModelDeployment)
         source = choose_source(name, target, environments, deployments, origin=origin)

@@ -6,6 +6,7 @@ loading, deciding and committing are in `applying`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -23,7 +24,7 @@ from modelplane.decisions.authorization import AGENT_KINDS
 from modelplane.decisions.judgements import read_judgement, show_judgement
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.kinds import KINDS
-from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Part, ResourceKey
+from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Part, ResourceKey, Subject
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.rollout import Rollout
 
@@ -69,12 +70,21 @@ def _add_reading(routes: Routes, context: Context, kind: type[AnyResource]) -> N
         watch: WatchQuery = False,
         since: SinceQuery = None,
     ) -> Response:
-        await context.admit(request, "watch" if watch else "list", name_of_kind, environment)
         labels = parse_selector(selector)
         if watch:
+
+            async def recheck() -> Subject:
+                return await context.admit(request, "watch", name_of_kind, environment)
+
+            await recheck()
             last = request.headers.get("last-event-id", "")
-            since = int(last) if last.isdecimal() else since
-            return await _watch(context, kind, environment, labels, since)
+            if last.isdecimal():
+                since = int(last)
+            elif since is None:
+                _, since = await context.store.list(kind, environment)
+            wanted = partial(_is_wanted, environment=environment, labels=labels)
+            return WatchResponse(context.dependencies, kind, since, wanted=wanted, recheck=recheck)
+        await context.admit(request, "list", name_of_kind, environment)
         resources, version = await context.store.list(kind, environment, labels=labels)
         shown, token = page(resources, limit, continue_)
         return list_response(name_of_kind, shown, version, token)
@@ -116,23 +126,11 @@ def _add_reading(routes: Routes, context: Context, kind: type[AnyResource]) -> N
     )
 
 
-async def _watch(
-    context: Context,
-    kind: type[AnyResource],
-    environment: str | None,
-    labels: dict[str, str],
-    since: int | None,
-) -> Response:
-    if since is None:
-        _, since = await context.store.list(kind, environment)
-
-    def wanted(resource: AnyResource) -> bool:
-        metadata = resource.metadata
-        return (environment is None or metadata.environment == environment) and (
-            labels.items() <= metadata.labels.items()
-        )
-
-    return WatchResponse(context.dependencies, kind, since, wanted)
+def _is_wanted(resource: AnyResource, *, environment: str | None, labels: dict[str, str]) -> bool:
+    metadata = resource.metadata
+    return (environment is None or metadata.environment == environment) and (
+        labels.items() <= metadata.labels.items()
+    )
 
 
 def _add_apply(routes: Routes, context: Context, kind: type[AnyResource]) -> None:

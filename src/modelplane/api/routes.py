@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.responses import Response
 
 PREFIX = "/api/v1"
+_PROBLEM = {"description": "A problem (RFC 9457)", "content": {"application/problem+json": {}}}
 
 
 class Routes:
@@ -24,6 +25,7 @@ class Routes:
         endpoint: Callable[..., Awaitable[Response]],
         *,
         tag: str,
+        responses: Mapping[int | str, dict[str, Any]] | None = None,
         **documentation: Any,
     ) -> None:
         """Add one route.
@@ -34,9 +36,10 @@ class Routes:
             What answers what.
         tag
             The kind it is about.
+        responses
+            What good answers hold, by status.
         **documentation
-            For the description of the surface: `summary`, `operation_id`, `responses`,
-            `openapi_extra`.
+            For the description of the surface: `summary`, `operation_id`, `openapi_extra`.
         """
         self._app.add_api_route(
             PREFIX + path,
@@ -44,5 +47,6 @@ class Routes:
             methods=[method],
             response_model=None,
             tags=[tag],
+            responses={"default": _PROBLEM, **(responses or {})},
             **documentation,
         )

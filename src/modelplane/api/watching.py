@@ -9,7 +9,7 @@ that takes nothing is dropped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pydantic_core import to_json
 from starlette.responses import Response
@@ -29,7 +29,11 @@ def format_event(event: str, data: bytes, id: int | None = None) -> bytes:
 
 
 class WatchResponse(Response):
-    """Streams the changes of one kind until the client, or the server, goes."""
+    """Streams the changes of one kind until the client, or the server, goes.
+
+    `wanted` says which resources to tell of; `recheck` raises once the subject may not watch any
+    more (its token was revoked), and is asked as often as the stream shows that it lives.
+    """
 
     media_type = "text/event-stream"
 
@@ -38,7 +42,9 @@ class WatchResponse(Response):
         dependencies: ApiDependencies,
         kind: type[AnyResource],
         since: int,
+        *,
         wanted: Callable[[AnyResource], bool],
+        recheck: Callable[[], Awaitable[object]],
     ) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
@@ -46,6 +52,7 @@ class WatchResponse(Response):
         self._kind = kind
         self._since = since
         self._wanted = wanted
+        self._recheck = recheck
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until something ends the stream."""
@@ -73,6 +80,8 @@ class WatchResponse(Response):
         self, changes: AsyncIterator[Change], over: asyncio.Task[None]
     ) -> AsyncIterator[bytes]:
         heartbeat_s = self._dependencies.limits.heartbeat_s
+        clock = self._dependencies.clock
+        recheck_at_s = clock.monotonic_s() + heartbeat_s
         upcoming: asyncio.Task[Change] | None = None
         try:
             while not over.done():
@@ -82,6 +91,9 @@ class WatchResponse(Response):
                 )
                 if over.done():
                     return
+                if not upcoming.done() or clock.monotonic_s() >= recheck_at_s:
+                    await self._recheck()
+                    recheck_at_s = clock.monotonic_s() + heartbeat_s
                 if not upcoming.done():
                     yield b": alive\n\n"
                     continue

@@ -43,7 +43,9 @@ def list_(
     after: Annotated[
         int, typer.Option("--after", metavar="SEQUENCE", min=0, help="Only later records.")
     ] = 0,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at the most.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="COUNT", min=1, help="How many at the most.")
+    ] = 100,
     output: PlainOutput = Plain.TEXT,
 ) -> None:
     """List audit records in order: who did what to what, and why."""

@@ -58,7 +58,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave it running, to look around in.")
     ] = False,
     rate: Annotated[
-        float, typer.Option("--rate", min=1, max=5000, help="Requests per second.")
+        float, typer.Option("--rate", metavar="RPS", min=1, max=5000, help="Requests per second.")
     ] = 200,
     api_port: ApiPort = None,
     staging_port: StagingPort = None,

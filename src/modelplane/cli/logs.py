@@ -47,7 +47,9 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is written, for ever.")
     ] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many from the end.")] = 50,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="COUNT", min=0, help="From the end.")
+    ] = 50,
     output: PlainOutput = Plain.TEXT,
 ) -> None:
     """Show the log of a process or a model server; without a name, list the logs.

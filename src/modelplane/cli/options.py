@@ -28,8 +28,13 @@ Environment = Annotated[
     str | None,
     typer.Option("--environment", "-e", metavar="ENV", help="Environment; default production."),
 ]
-Output = Annotated[Format, typer.Option("--output", "-o", help="How to print.")]
-PlainOutput = Annotated[Plain, typer.Option("--output", "-o", help="How to print.")]
+Output = Annotated[
+    Format,
+    typer.Option("--output", "-o", metavar="table|json|yaml|name", help="How to print."),
+]
+PlainOutput = Annotated[
+    Plain, typer.Option("--output", "-o", metavar="text|json", help="How to print.")
+]
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why; recorded in the audit log.")
 ]

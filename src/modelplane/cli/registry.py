@@ -58,7 +58,11 @@ def push(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     artifact_format: Annotated[
         ArtifactFormat | None,
-        typer.Option("--format", help="How it is read; told from the files when left out."),
+        _option(
+            "--format",
+            metavar="mlflow|onnx|skops|joblib|command",
+            help_="How it is read; told from the files when left out.",
+        ),
     ] = None,
     serve_command: Annotated[
         str | None,

@@ -22,7 +22,7 @@ import modelplane.client
 if TYPE_CHECKING:
     from modelplane.client import Client
 
-_SHARED: dict[str, tuple[Any, Any]] = {
+SHARED_OPTIONS: dict[str, tuple[Any, Any]] = {
     "state": (
         Annotated[
             Path | None,
@@ -99,7 +99,7 @@ def command(
             *(p.replace(kind=keyword, annotation=hints[p.name]) for p in own),
             *(
                 inspect.Parameter(name, keyword, default=default, annotation=annotation)
-                for name, (annotation, default) in _SHARED.items()
+                for name, (annotation, default) in SHARED_OPTIONS.items()
             ),
         ]
 

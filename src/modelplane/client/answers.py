@@ -239,7 +239,7 @@ def read_prediction(status: int, headers: Mapping[str, str], body: bytes, url: s
         return Prediction(data, version, assigned, headers.get("x-request-id", ""))
     message = data.get("error") if isinstance(data, dict) else None
     said = str(message or body[:200].decode(errors="replace")).strip() or "nothing"
-    kind = _BY_STATUS.get(status, TerminalError if status >= 500 else InvalidResource)
+    kind = _BY_STATUS.get(status, InvalidResource if 400 <= status < 500 else TerminalError)
     raise kind(f"{url} answered {status}: {said}")
 
 

@@ -28,10 +28,6 @@ _FORMATS: dict[str, ArtifactFormat] = {
 }
 
 
-EMPTY_DIGEST = f"sha256:{hashlib.sha256().hexdigest()}"
-"""The digest of a tree without files: what a version has that is only a command."""
-
-
 @dataclass(frozen=True, slots=True)
 class TreeDigest:
     """A tree of files by its content.

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from modelplane.errors import InvalidResource
 
 DEFAULT_URL = "http://127.0.0.1:7080"
@@ -47,7 +49,7 @@ def find_endpoint(
     """
     directory = Path(state or os.environ.get("MODELPLANE_STATE") or ".modelplane").expanduser()
     found = url or os.environ.get("MODELPLANE_URL") or _read_url(directory / "endpoint.json")
-    if not found.startswith(("http://", "https://")):
+    if not _is_address(found):
         raise InvalidResource(
             f"not the address of an API: {found!r}", hint=f"write it like {DEFAULT_URL}"
         )
@@ -58,6 +60,14 @@ def find_endpoint(
         token=given if given is not None else _read(directory / "admin-token"),
         gateway_token=gateway if gateway is not None else _read(directory / "gateway-token"),
     )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
 def _read_url(path: Path) -> str:

@@ -5,6 +5,7 @@ Called by `Client.push`; reads files, sends nothing.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,10 @@ _MAX_REQUIREMENTS_BYTES = 2**20
 
 
 @contextmanager
-def empty_tree() -> Iterator[Path]:
-    """Give a folder with nothing in it: the artifact of a command that needs no files."""
+def command_tree(command: Sequence[str]) -> Iterator[Path]:
+    """Give a folder that holds the command alone: the artifact of one that needs no files."""
     with tempfile.TemporaryDirectory(prefix="modelplane-") as directory:
+        (Path(directory) / "command.json").write_text(json.dumps(list(command)))
         yield Path(directory)
 
 

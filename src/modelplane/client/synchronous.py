@@ -28,7 +28,7 @@ from modelplane.client.answers import (
 from modelplane.client.calls import Call
 from modelplane.client.connection import Connection
 from modelplane.client.endpoint import find_endpoint
-from modelplane.client.pushing import VersionRecord, describe_push, empty_tree
+from modelplane.client.pushing import VersionRecord, command_tree, describe_push
 from modelplane.client.transport import (
     STREAM_TIMEOUT,
     gateway_url,
@@ -198,8 +198,8 @@ class Client:
         Conflict
             The version exists with other bytes.
         """
-        with empty_tree() as nothing:
-            path = Path(artifact) if artifact is not None else nothing
+        with command_tree(record.get("command", ())) as only_command:
+            path = Path(artifact) if artifact is not None else only_command
             body = describe_push(name, version, path, record)
             self._connection.upload(path, body["artifact"]["digest"])
         call = Call("POST", f"{calls.PREFIX}/model-versions", body=body)

@@ -27,7 +27,7 @@ from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion, Promot
 from modelplane.resources.revision import Revision, RuntimeSpec, make_revision
 
 REQUESTED_VERSION = "modelplane.dev/requested-version"
-"""Annotation that holds the version as it was written, such as ``latest``."""
+"""Annotation that holds the version as it was written when it last changed: ``latest``."""
 
 MAX_DEPLOYMENT_NAME = 40
 """Longest name of a deployment: promotions, rollouts and replicas add to it within 63."""
@@ -174,15 +174,17 @@ def _admit(
     spec = declared.spec.with_(version=version.spec.version)
     written = declared.spec.version
     requested = written if written == LATEST or written.isdecimal() else spec.version
-    own = {REQUESTED_VERSION: requested}
     if existing is None:
         _check_name(declared.metadata.name)
         status = ModelDeploymentStatus(
             promotions=situation.promotions_before, rollouts=situation.rollouts_before
         )
-        metadata = _merge_metadata(declared.metadata, declared.metadata, own)
+        before = declared.metadata.with_(annotations={})
+        metadata = _merge_metadata(declared.metadata, before, {REQUESTED_VERSION: requested})
         merged = ModelDeployment(metadata=metadata, spec=spec, status=status)
     else:
+        # Recorded when the version changes, so that what was read can be applied as it is.
+        own = {REQUESTED_VERSION: requested} if existing.spec.version != spec.version else {}
         metadata = _merge_metadata(declared.metadata, existing.metadata, own)
         merged = existing.with_(metadata=metadata, spec=spec)
     merged = _with_conditions(merged, existing, environment, asked.now)

@@ -86,9 +86,9 @@ def explain_exit(
         return ExitCause("StartFailed", f"the model cannot be loaded: {_last(log_tail)}", True)
     if code == _COMMAND_NOT_FOUND:
         return ExitCause("StartFailed", f"the command cannot be run: {_last(log_tail)}", True)
-    how = "ended while nobody watched" if code is None else f"ended with code {code}"
-    if code is not None and code < 0:
-        how = f"was ended by signal {-code}"
+    if code is None:
+        return ExitCause("StartFailed", "the model server ended while no agent ran")
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
     return ExitCause("StartFailed", f"the model server {how}: {_last(log_tail)}")
 
 

@@ -8,7 +8,9 @@ from modelplane.resources.job import Job, JobPhase, JobStatus
 from modelplane.resources.quantities import format_duration
 
 
-def conclude_job(job: Job, code: int | None, log_tail: str, *, now: datetime) -> JobStatus:
+def conclude_job(
+    job: Job, code: int | None, log_tail: str, *, now: datetime, interrupted: bool = False
+) -> JobStatus:
     """Return the final status of a job whose process is gone.
 
     Parameters
@@ -21,11 +23,13 @@ def conclude_job(job: Job, code: int | None, log_tail: str, *, now: datetime) ->
         The end of what it wrote.
     now
         The time, UTC.
+    interrupted
+        Whether it was ended before its end; its exit code then says nothing.
     """
     started_at = job.status.started_at
     limit = timedelta(seconds=job.spec.timeout_s)
     phase: JobPhase = "Failed"
-    if code == 0:
+    if code == 0 and not interrupted:
         phase, message = "Succeeded", ""
     elif job.spec.cancelled:
         phase, message = "Cancelled", "ended on request"

@@ -33,6 +33,10 @@ AUTO_STEPS_PCT = (1.0, 5.0, 25.0, 50.0)
 STALE_AFTER_S = 15.0
 """Evidence older than this, in seconds, does not let the weight grow."""
 
+IDLE_BELOW_RPS = 1.0
+"""With fewer requests a second the first step does not wait for stable's normal to be known: it
+would wait for minutes, and hardly anybody meets the candidate."""
+
 TICK_S = 1.0
 """How soon to look again when only time is missing, seconds at the least."""
 
@@ -224,7 +228,7 @@ def _decide_before_traffic(moment: _Moment) -> RolloutDecision:
     if spec.paused:
         return moment.hold(Reason.PAUSED, "paused by hand", phase="Deploying")
     judgement = observed.judgement
-    has_traffic = judgement is not None and judgement.stable_rps > 0
+    has_traffic = judgement is not None and judgement.stable_rps >= IDLE_BELOW_RPS
     if has_traffic and judgement is not None and not judgement.warm:
         return moment.hold(
             Reason.WARMING_UP, "learning what is normal for stable", phase="Deploying"

@@ -92,13 +92,12 @@ class LinuxProcesses:
     Parameters
     ----------
     directory
-        Where the records lie; made when it is not there. One keeper at a time.
+        Where the records lie; made with the first. One keeper at a time.
     max_log_bytes
         A log that is longer is moved to ``.1``; the one before it is lost.
     """
 
     def __init__(self, directory: Path, *, max_log_bytes: int = MAX_LOG_BYTES) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._max_log_bytes = max_log_bytes
         self._entries: dict[str, _Entry] = {}
@@ -216,6 +215,7 @@ class LinuxProcesses:
 
     async def _start(self, spec: ProcessSpec) -> _Entry:
         """Start the shell and its child, record them, and let the child go on."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         nonce = secrets.token_hex(16)
         self._exit_path(spec.name).unlink(missing_ok=True)
         ours, theirs = socket.socketpair()

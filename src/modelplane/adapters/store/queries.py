@@ -61,8 +61,17 @@ _SOME = select(resources).where(
     resources.c.name.in_(bindparam("names", expanding=True)),
 )
 _NEWEST_CHANGE = select(func.max(changes.c.resource_version))
-_NEWEST_RECORD = select(audit.c.sequence, audit.c.hash).order_by(audit.c.sequence.desc()).limit(1)
+_NEWEST_RECORD = select(func.max(audit.c.sequence))
 _META = select(meta.c.value).where(meta.c.name == bindparam("name"))
+
+# What every group needs, in one statement: statements cost more than what they do.
+_STATE = select(
+    _NEWEST_CHANGE.scalar_subquery(),
+    _NEWEST_RECORD.scalar_subquery(),
+    select(audit.c.hash).order_by(audit.c.sequence.desc()).limit(1).scalar_subquery(),
+    select(meta.c.value).where(meta.c.name == HEAD).scalar_subquery(),
+    select(meta.c.value).where(meta.c.name == PRUNED_THROUGH).scalar_subquery(),
+)
 
 
 def read_resource(connection: Connection, key: ResourceKey) -> AnyResource | None:
@@ -159,7 +168,7 @@ def read_signed_head(connection: Connection) -> SignedHead | None:
 
 def newest_record(connection: Connection) -> int:
     """Return the sequence of the newest audit record, 0 when there is none."""
-    return connection.execute(select(func.max(audit.c.sequence))).scalar() or 0
+    return connection.execute(_NEWEST_RECORD).scalar() or 0
 
 
 def read_hash(connection: Connection, sequence: int) -> str | None:
@@ -228,16 +237,15 @@ def load_staging(
         for row in connection.execute(statement):
             expires_at = datetime.fromisoformat(row.expires_at)
             held[row.name] = Lease(row.name, row.holder, row.epoch, expires_at)
-    newest = connection.execute(_NEWEST_RECORD).one_or_none()
-    sequence, hash_ = newest if newest else (0, GENESIS)
+    version, sequence, hash_, head, pruned_through = connection.execute(_STATE).one()
     return Staging(
         rows,
         held,
-        version=newest_change(connection),
-        sequence=sequence,
-        hash=hash_,
-        signed=read_signed_head(connection),
-        pruned_through=read_pruned_through(connection),
+        version=version or 0,
+        sequence=sequence or 0,
+        hash=hash_ or GENESIS,
+        signed=SignedHead.model_validate_json(head) if head else None,
+        pruned_through=int(pruned_through or 0),
     )
 
 

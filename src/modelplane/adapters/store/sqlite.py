@@ -8,7 +8,7 @@ they commit is seen within a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ from modelplane.decisions.audit_chain import GENESIS, ChainFault, ChainReport
 from modelplane.errors import ModelplaneError, NotFound, TransientError
 from modelplane.ports.clock import Clock
 from modelplane.ports.store import AnyResource, AuditRecord, Change, Lease, R, Transaction
+from modelplane.resources.kinds import KINDS
 from modelplane.resources.meta import ResourceKey
 
 T = TypeVar("T")
@@ -106,6 +107,7 @@ class SqliteStore:
         self._cache = ResourceCache(self._options.max_cached)
         self._opened: _Opened | None = None
         self._latest = 0
+        self._changed_at: dict[str, int] = {}
         self._news = asyncio.Event()
 
     async def open(self) -> None:
@@ -194,15 +196,15 @@ class SqliteStore:
         """
         names = [kind.__name__ for kind in kinds]
         while True:
-            news = self._news
             page = await self._read(
                 partial(read_changes, since=since, kinds=names, cache=self._cache)
             )
             for change in page.changes:
                 yield change
             since = page.through
-            if not page.more and self._latest <= since:
-                await news.wait()
+            while not page.more and not self._has_news(since, names):
+                since = max(since, self._latest)
+                await self._news.wait()
 
     async def claim(self, name: str, holder: str, ttl_s: float) -> Lease | None:
         """Take a lease that is free, expired or already `holder`'s; None when another has it."""
@@ -317,8 +319,11 @@ class SqliteStore:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
-        if staging is not None:
-            self._announce(staging.version)
+        if staging is not None and staging.changes:
+            first = staging.changes[0].resource_version
+            kinds = {change.key.kind for change in staging.changes}
+            # After a gap another process wrote too, and nobody said of what kinds.
+            self._announce(staging.version, kinds if first == self._latest + 1 else KINDS)
 
     async def _read(self, function: Callable[[Connection], T]) -> T:
         opened = self._require()
@@ -336,11 +341,19 @@ class SqliteStore:
             with suppress(ModelplaneError):  # who reads next will meet it
                 self._announce(await self._read(newest_change))
 
-    def _announce(self, version: int) -> None:
+    def _announce(self, version: int, kinds: Iterable[str] = KINDS) -> None:
+        """Wake who watches: changes of `kinds` up to `version` are there to be read."""
         if version > self._latest or self._opened is None:
             self._latest = max(version, self._latest)
+            self._changed_at.update(dict.fromkeys(kinds, version))
             self._news.set()
             self._news = asyncio.Event()
+
+    def _has_news(self, since: int, kinds: Sequence[str]) -> bool:
+        """Whether a watch of `kinds` that has seen everything up to `since` should read."""
+        if self._opened is None:
+            return True
+        return any(self._changed_at.get(kind, 0) > since for kind in kinds or KINDS)
 
 
 class _Opened:

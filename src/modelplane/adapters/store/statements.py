@@ -26,7 +26,7 @@ _UPDATE_RESOURCE = update(resources).where(*_OLD_KEY)
 _DELETE_RESOURCE = delete(resources).where(*_OLD_KEY)
 _DELETE_LEASE = delete(leases).where(leases.c.name == bindparam("old_name"))
 _DELETE_EVIDENCE = delete(evidence).where(evidence.c.rollout_uid == bindparam("old_uid"))
-_DELETE_META = delete(meta).where(meta.c.name == bindparam("old_name"))
+_UPDATE_META = update(meta).where(meta.c.name == bindparam("old_name"))
 _PRUNE = delete(changes).where(changes.c.resource_version <= bindparam("through"))
 
 
@@ -108,8 +108,9 @@ def _replace_evidence(connection: Connection, staging: Staging) -> None:
 
 
 def _set_meta(connection: Connection, name: str, value: str) -> None:
-    connection.execute(_DELETE_META, {"old_name": name})
-    connection.execute(insert(meta), {"name": name, "value": value})
+    changed = connection.execute(_UPDATE_META, {"old_name": name, "value": value})
+    if changed.rowcount == 0:
+        connection.execute(insert(meta), {"name": name, "value": value})
 
 
 def _key_columns(key: ResourceKey) -> dict[str, Any]:
