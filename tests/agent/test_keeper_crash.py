@@ -167,6 +167,7 @@ async def test_a_pid_that_is_used_again_is_not_ours(tmp_path: Path, keeper: Linu
 async def test_a_torn_record_is_no_record(
     tmp_path: Path, keeper: LinuxProcesses, record: str
 ) -> None:
+    (tmp_path / "processes").mkdir()
     (tmp_path / "processes" / "child.json").write_text(record)
     assert await keeper.adopt() == []
 

@@ -181,6 +181,18 @@ def test_the_memory_limit_is_named() -> None:
     assert "512Mi" in cause.message
 
 
+@pytest.mark.parametrize(
+    ("log", "limit", "reason"),
+    [
+        ("OpenBLAS error: Memory allocation still failed after 10 retries", None, "OutOfMemory"),
+        ("RuntimeError: can't start new thread", 64 << 20, "OutOfMemory"),
+        ("RuntimeError: can't start new thread", None, "StartFailed"),
+    ],
+)
+def test_what_libraries_say_when_memory_is_short(log: str, limit: int | None, reason: str) -> None:
+    assert explain_exit(1, log, memory_bytes=limit, speaks_our_codes=True).reason == reason
+
+
 def test_another_programs_exit_code_3_means_nothing() -> None:
     assert explain_exit(3, "", memory_bytes=None, speaks_our_codes=True).final
     assert not explain_exit(3, "", memory_bytes=None, speaks_our_codes=False).final

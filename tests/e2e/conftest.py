@@ -185,7 +185,9 @@ def modelplane() -> Iterator[Modelplane]:
         yield plane
     finally:
         plane.cli("down", check=False)
-        left = plane.processes()
-        if not left:
-            shutil.rmtree(folder, ignore_errors=True)
-        assert left == []
+        try:
+            # `down` returns when the supervisor lets go of its lock, a moment before it ends.
+            wait_for("end of all processes", lambda: not plane.processes(), 10)
+        except AssertionError:
+            raise AssertionError(f"left running: {plane.processes()}") from None
+        shutil.rmtree(folder, ignore_errors=True)

@@ -21,8 +21,10 @@ from modelplane.cli.members import (
 from modelplane.cli.options import Plain, PlainOutput
 from modelplane.cli.output import print_json, remark
 from modelplane.cli.session import Session, command, make_app
+from modelplane.errors import Conflict
 from modelplane.settings import Settings, load_settings
 from modelplane.supervisor.detaching import detach
+from modelplane.supervisor.lock import find_holder
 from modelplane.supervisor.stopping import Progress, stop_all
 from modelplane.supervisor.supervisor import run_until_signal
 from modelplane.wiring.state import prepare_state
@@ -121,9 +123,17 @@ async def start_detached(settings: Settings, overrides: dict[str, Any]) -> dict[
 
     Raises
     ------
+    Conflict
+        One runs on this state directory already.
     TerminalError
         It did not get healthy, with the end of its log; nothing runs then.
     """
+    holder = find_holder(settings.paths.lock)
+    if holder is not None:
+        raise Conflict(
+            f"modelplane is already running on {settings.state_dir} (pid {holder})",
+            hint="stop it with modelplane down, or use another --state directory",
+        )
     found: dict[str, str] = {}
 
     async def is_healthy() -> bool:

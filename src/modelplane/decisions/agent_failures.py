@@ -27,7 +27,10 @@ EXIT_LOAD_FAILED = 3
 
 _OUT_OF_MEMORY = re.compile(
     r"MemoryError|std::bad_alloc|Cannot allocate memory|Unable to allocate|[Oo]ut of memory"
+    r"|Memory allocation .*failed"
 )
+# Seen of libraries that meet their limit; without a limit these have other causes.
+_LIMIT_MET = re.compile(r"can't start new thread|failed to map segment")
 _PICKLE = re.compile(r"where pickles are allowed", re.IGNORECASE)
 _SIGKILL = -9
 _COMMAND_NOT_FOUND = 127
@@ -74,7 +77,8 @@ def explain_exit(
             "allow pickles; push it as skops or ONNX, or set allowPickle: always"
         )
         return ExitCause("PickleNotAllowed", message, final=True)
-    if _OUT_OF_MEMORY.search(log_tail) or code == _SIGKILL:
+    met = memory_bytes is not None and _LIMIT_MET.search(log_tail)
+    if met or _OUT_OF_MEMORY.search(log_tail) or code == _SIGKILL:
         limit = f"its limit of {format_size(memory_bytes)}" if memory_bytes else "this machine"
         how = "was killed, most likely because" if code == _SIGKILL else "ended because"
         return ExitCause(
