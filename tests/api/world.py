@@ -168,7 +168,9 @@ async def serve(world: World) -> AsyncIterator[str]:
     """Serve the API on a port of the kernel's choice; give its address."""
     config = uvicorn.Config(world.app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)
     server = _Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    # With the protocol named, the event loop turns off Nagle's delay on what it accepts.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
         serving = asyncio.create_task(server.serve([listener]))
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"

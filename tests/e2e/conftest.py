@@ -3,6 +3,7 @@ running."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import psutil
 import pytest
 
 from modelplane.client import Client
+from modelplane.errors import ModelplaneError
 from modelplane.resources.manifest import read_document
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.rollout import Rollout
@@ -36,12 +38,13 @@ def free_port() -> int:
 
 
 def wait_for(what: str, probe: Callable[[], T | None], timeout_s: float = 60.0) -> T:
-    """Return what `probe` finds, once it finds something."""
+    """Return what `probe` finds, once it finds something; no answer is no find."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        found = probe()
-        if found:
-            return found
+        with contextlib.suppress(ModelplaneError):
+            found = probe()
+            if found:
+                return found
         time.sleep(0.1)
     raise AssertionError(f"no {what} within {timeout_s:g} s")
 
@@ -92,11 +95,7 @@ class Modelplane:
         """Return the pid of `control-plane`, `agent` or `gateway-production`."""
         folder = "agent" if name.startswith(("gateway", "replica")) else "supervisor"
         record = json.loads((self.state / "processes" / folder / f"{name}.json").read_text())
-        pid = int(record["pid"])
-        if name.startswith("gateway"):  # a small process waits for its exit code
-            children = psutil.Process(pid).children()
-            return children[0].pid if children else pid
-        return pid
+        return int(record["pid"])
 
     def processes(self) -> list[str]:
         """Return the command lines of everything that belongs to this state directory."""

@@ -1,0 +1,132 @@
+"""rollout …: following to the end, and steering."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeClient, deployment, promotion, rollout
+
+from modelplane.errors import TransientError
+
+
+def begin(client: FakeClient) -> None:
+    found = deployment(promotion="fraud-2", rollout="fraud-2")
+    client.resources[found.key] = found
+    running = promotion(phase="RollingOut", rollout="fraud-2")
+    client.resources[running.key] = running
+
+
+@pytest.mark.parametrize(
+    ("phase", "exit_code"), [("Promoted", 0), ("RolledBack", 1), ("Failed", 1), ("Superseded", 1)]
+)
+def test_watch_ends_with_the_rollout(
+    run: Run, client: FakeClient, phase: str, exit_code: int
+) -> None:
+    begin(client)
+    client.play(
+        "Rollout",
+        rollout(weight_pct=5, message="goes on", version=1),
+        rollout(weight_pct=5, message="goes on", version=1),
+        rollout(weight_pct=25, message="goes on", version=2),
+        rollout(phase, message="decided", version=3),  # type: ignore[arg-type]
+    )
+    result = run("rollout", "watch", "fraud")
+    assert result.exit_code == exit_code
+    assert result.stdout.splitlines() == [
+        "fraud-2  1.0.0 → 1.1.0  Ramping 5 %  goes on",
+        "fraud-2  1.0.0 → 1.1.0  Ramping 25 %  goes on",
+        f"fraud-2  1.0.0 → 1.1.0  {phase}  decided",
+    ]
+
+
+def test_watch_json_is_one_line_for_each_change(run: Run, client: FakeClient) -> None:
+    begin(client)
+    client.play(
+        "Rollout", rollout(version=1), rollout(version=1), rollout("Promoted", 100, version=2)
+    )
+    result = run("rollout", "watch", "fraud", "-o", "json")
+    assert result.exit_code == 0
+    phases = [json.loads(line)["status"]["phase"] for line in result.stdout.splitlines()]
+    assert phases == ["Ramping", "Promoted"]
+
+
+def test_watch_waits_for_a_rollout_that_is_about_to_begin(run: Run, client: FakeClient) -> None:
+    begin(client)
+    client.play("Promotion", promotion(), promotion(rollout="fraud-2"))
+    client.play("Rollout", rollout("Promoted", 100))
+    assert run("rollout", "watch", "fraud").exit_code == 0
+
+
+def test_watch_goes_on_after_a_restart_of_the_control_plane(run: Run, client: FakeClient) -> None:
+    begin(client)
+    gone = TransientError("nobody answers")
+    client.play("Rollout", rollout(), gone, gone, rollout("Promoted", 100))
+    assert run("rollout", "watch", "fraud").exit_code == 0
+
+
+def test_watch_ends_when_the_control_plane_stays_away(run: Run, client: FakeClient) -> None:
+    begin(client)
+    client.play("Rollout", rollout(), TransientError("nobody answers"))
+    result = run("rollout", "watch", "fraud")
+    assert result.exit_code == 6
+    assert "error: nobody answers" in result.stderr
+
+
+def test_without_any_rollout_it_says_so(run: Run, client: FakeClient) -> None:
+    found = deployment()
+    client.resources[found.key] = found
+    for verb in ("status", "watch"):
+        result = run("rollout", verb, "fraud")
+        assert result.exit_code == 4
+        assert "fraud has had no rollout in production" in result.stderr
+
+
+def test_status_shows_the_view(run: Run, client: FakeClient) -> None:
+    begin(client)
+    client.play("Rollout", rollout())
+    text = run("rollout", "status", "fraud").stdout
+    assert "fraud in production: 1.0.0 → 1.1.0" in text
+    assert "candidate 25 %" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "said"),
+    [
+        (("pause",), "pause", "rollout/fraud-2 paused\n"),
+        (("resume",), "resume", "rollout/fraud-2 resumed\n"),
+        (("promote",), "promote-rollout", "rollout/fraud-2 asked to promote\n"),
+        (("rollback",), "rollback", "rollout/fraud-2 asked to roll back\n"),
+    ],
+)
+def test_steering_passes_environment_and_reason(
+    run: Run, client: FakeClient, words: tuple[str, ...], asked: str, said: str
+) -> None:
+    result = run("rollout", *words, "fraud", "-e", "staging", "--reason", "because")
+    assert result.stdout == said
+    assert client.asked == [(asked, "fraud", "staging", "because")]
+
+
+def test_undo_makes_a_promotion(run: Run, client: FakeClient) -> None:
+    begin(client)
+    client.made_promotion = promotion("1.0.0")
+    result = run("rollout", "undo", "fraud")
+    assert result.stdout.endswith("  promotion fraud-2 to version 1.0.0\n")
+
+
+def test_promote_waits_and_fails_when_it_was_not_promoted(run: Run, client: FakeClient) -> None:
+    begin(client)
+    client.made_promotion = promotion()
+    client.play("Promotion", promotion(phase="Failed", message="did not start"))
+    result = run("promote", "fraud", "--version", "1.1.0", "--to", "production", "--wait")
+    assert result.exit_code == 1
+    assert client.asked == [("promote", "fraud", "1.1.0", "production", "")]
+    assert "did not start" in result.stderr
+
+
+def test_list_shows_oldest_first(run: Run, client: FakeClient) -> None:
+    found = rollout()
+    client.resources[found.key] = found
+    assert "fraud-2" in run("rollout", "list", "fraud").stdout
+    assert run("rollout", "list", "other").stdout == ""
