@@ -103,7 +103,7 @@ def test_describe_shows_what_hangs_on_a_deployment(run: Run, client: FakeClient)
     assert "Rollouts:\n  NAME     ENVIRONMENT  VERSIONS" in text
     assert "  fraud-2  production   1.0.0 → 1.1.0  Ramping  25 %" in text
     assert "Promotions:" in text
-    assert "Replicas:" not in text
+    assert "\nReplicas:" not in text
 
 
 def test_delete_says_what_is_gone(run: Run, client: FakeClient) -> None:

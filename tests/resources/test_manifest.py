@@ -369,7 +369,7 @@ canaries = st.fixed_dictionaries(
     optional={
         "steps": st.one_of(st.just("auto"), steps),
         "minBake": st.integers(0, 10**6),
-        "deadline": st.integers(0, 10**6).map(lambda s: f"{s}ms"),
+        "deadline": st.integers(0, 10**6).map(lambda s: f"{s}s"),
         "analysis": st.fixed_dictionaries(
             {},
             optional={

@@ -7,10 +7,11 @@ a restored state gets new tokens at its first start.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Set
+from collections.abc import AsyncIterator, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from modelplane.adapters.store.backup import restore_backup
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.client.artifacts import digest_tree
 from modelplane.errors import Conflict, NotFound, TerminalError
+from modelplane.resources.model import ModelVersion
+from modelplane.resources.replica import Replica
 from modelplane.settings import STATE_FORMAT, Paths
 
 STORE = "store"
@@ -49,8 +52,6 @@ async def write_backup(paths: Paths, to: Path) -> int:
     Conflict
         `to` exists.
     """
-    if not paths.database.is_file():
-        raise NotFound(f"no state in {paths.state_dir}", hint="name the directory with --state")
     if to.exists():
         raise Conflict(f"{to} exists already", hint="a backup never replaces anything")
     partial = to.with_name(f".{to.name}.partial")
@@ -58,14 +59,8 @@ async def write_backup(paths: Paths, to: Path) -> int:
     try:
         partial.mkdir(mode=0o700, parents=True)
         # The database first: artifacts are there before the versions that name them.
-        store = SqliteStore(
-            paths.database, clock=SystemClock(), new_uid=_new_uid, audit_dir=paths.audit
-        )
-        await store.open()
-        try:
+        async with _opened_store(paths) as store:
             await store.backup(partial / STORE)
-        finally:
-            await store.close()
         ignored = shutil.ignore_patterns(_PARTIAL)
         shutil.copytree(paths.artifacts, partial / ARTIFACTS, ignore=ignored)
         shutil.copyfile(paths.version, partial / VERSION)
@@ -76,8 +71,22 @@ async def write_backup(paths: Paths, to: Path) -> int:
     return _size_of(to)
 
 
-def _new_uid() -> str:
-    return uuid.uuid4().hex
+@contextlib.asynccontextmanager
+async def _opened_store(paths: Paths) -> AsyncIterator[SqliteStore]:
+    """Open the database beside the control plane, which may be running."""
+    if not paths.database.is_file():
+        raise NotFound(f"no state in {paths.state_dir}", hint="name the directory with --state")
+    store = SqliteStore(
+        paths.database,
+        clock=SystemClock(),
+        new_uid=lambda: uuid.uuid4().hex,
+        audit_dir=paths.audit,
+    )
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def restore(backup: Path, paths: Paths) -> int:
@@ -93,7 +102,7 @@ def restore(backup: Path, paths: Paths) -> int:
     TerminalError
         It is damaged, or of a newer format; nothing was changed.
     """
-    _check_backup(backup)
+    check_backup(backup)
     artifacts = sorted(path for path in (backup / ARTIFACTS).iterdir() if path.is_dir())
     for tree in artifacts:
         if digest_tree(tree).digest != f"sha256:{tree.name}":
@@ -112,7 +121,16 @@ def restore(backup: Path, paths: Paths) -> int:
     return len(artifacts)
 
 
-def _check_backup(backup: Path) -> None:
+def check_backup(backup: Path) -> None:
+    """Check that a folder is a backup that this release reads.
+
+    Raises
+    ------
+    NotFound
+        It is none.
+    TerminalError
+        Its format is newer.
+    """
     if not (backup / STORE).is_dir() or not (backup / ARTIFACTS).is_dir():
         raise NotFound(f"{backup} is no backup", hint="name a folder that `backup` wrote")
     found = (backup / VERSION).read_text().strip() if (backup / VERSION).is_file() else ""
@@ -124,24 +142,36 @@ def _check_backup(backup: Path) -> None:
         )
 
 
-def find_garbage(
-    paths: Paths, *, registered: Set[str], running: Set[str], older_than_s: float
-) -> Iterator[Garbage]:
+@dataclass(frozen=True, slots=True)
+class UsedDigests:
+    """Digests of artifacts: of registered versions, and of the model servers that there are."""
+
+    registered: Set[str]
+    running: Set[str]
+
+
+async def read_used_digests(paths: Paths) -> UsedDigests:
+    """Return what the database refers to; raises `NotFound` when there is none."""
+    async with _opened_store(paths) as store:
+        versions, _ = await store.list(ModelVersion)
+        replicas, _ = await store.list(Replica)
+    running = {replica.spec.revision.artifact.digest for replica in replicas}
+    living = {v.spec.artifact.digest for v in versions if v.status.deleted_at is None}
+    return UsedDigests(living | running, running)
+
+
+def find_garbage(paths: Paths, used: UsedDigests, *, older_than_s: float) -> Iterator[Garbage]:
     """Yield what nothing refers to and nobody touched for a while.
 
     Parameters
     ----------
-    registered
-        Digests of all registered versions that are not deleted.
-    running
-        Digests that model servers of this machine use.
     older_than_s
         Younger things are kept: a push stores the bytes before it registers the version.
     """
     before = time.time() - older_than_s
     places = (
-        ("artifact", paths.artifacts, registered),
-        ("cache", paths.agent / ARTIFACTS, running),
+        ("artifact", paths.artifacts, used.registered),
+        ("cache", paths.agent / ARTIFACTS, used.running),
     )
     for kind, place, kept in places:
         for tree in _old_folders(place, before):

@@ -130,7 +130,5 @@ def _trouble(overview: Overview, deployment: ModelDeployment) -> str:
         if mine and not replica.spec.stopped and replica.status.phase in _BROKEN:
             what = replica.status.reason or replica.status.message
             return f"{replica.metadata.name} {replica.status.phase}: {what}".rstrip(": ")
-    for condition in deployment.status.conditions:
-        if condition.status == "True" and condition.message:
-            return f"{condition.type}: {condition.message}"
-    return ""
+    troubles = (words.trouble(condition) for condition in deployment.status.conditions)
+    return next(filter(None, troubles), "")

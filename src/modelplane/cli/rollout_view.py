@@ -132,5 +132,5 @@ def _counts(rollout: Rollout) -> Iterator[RenderableType]:
     if status.bad_replica:
         yield Text(f"replica {status.bad_replica} fails and the others do not", style="yellow")
     for condition in status.conditions:
-        if condition.status == "True" and condition.message:
-            yield Text(f"{condition.type}: {condition.message}", style="yellow")
+        if trouble := words.trouble(condition):
+            yield Text(trouble, style="yellow")

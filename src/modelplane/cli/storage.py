@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from modelplane.cli.archive import Garbage, find_garbage, remove, write_backup
+from modelplane.cli.archive import (
+    Garbage,
+    check_backup,
+    find_garbage,
+    read_used_digests,
+    remove,
+    write_backup,
+)
 from modelplane.cli.archive import restore as restore_state
+from modelplane.cli.members import keep_leftovers, keep_members
 from modelplane.cli.options import Plain, PlainOutput
 from modelplane.cli.output import print_json, print_table
 from modelplane.cli.session import Session, command, make_app
 from modelplane.cli.words import size
 from modelplane.errors import Conflict, InvalidResource
-from modelplane.resources.model import ModelVersion
 from modelplane.resources.quantities import parse_duration
-from modelplane.resources.replica import Replica
 from modelplane.settings import Paths, load_settings
+from modelplane.supervisor.lock import hold_lock
 
 app = make_app()
 
@@ -66,8 +71,11 @@ def restore(
     ending .before-restore.
     """
     paths = load_settings(state=session.state).paths
-    _check_stopped(paths)
-    count = restore_state(source.absolute(), paths)
+    check_backup(source)
+    paths.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with hold_lock(paths.lock):
+        asyncio.run(_check_stopped(paths))
+        count = restore_state(source.absolute(), paths)
     if output is Plain.JSON:
         print_json({"state": str(paths.state_dir), "artifacts": count})
     else:
@@ -75,26 +83,23 @@ def restore(
         typer.echo("start it with: modelplane up")
 
 
-def _check_stopped(paths: Paths) -> None:
-    """Check that no modelplane runs on this state.
+async def _check_stopped(paths: Paths) -> None:
+    """Check that nothing of a modelplane runs on this state, without `up` either.
 
     Raises
     ------
     Conflict
-        One does.
+        Something does.
     """
-    try:
-        descriptor = os.open(paths.lock, os.O_RDWR)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Conflict(
-            f"modelplane runs on {paths.state_dir}", hint="stop it first: modelplane down"
-        ) from None
-    finally:
-        os.close(descriptor)
+    for keeper in (keep_members(paths), keep_leftovers(paths)):
+        try:
+            running = [process.name for process in await keeper.adopt() if process.exit is None]
+        finally:
+            keeper.close()
+        if running:
+            raise Conflict(
+                f"{running[0]} runs on {paths.state_dir}", hint="stop it first: modelplane down"
+            )
 
 
 @command(app, "gc", examples=["modelplane gc --dry-run", "modelplane gc --older-than 7d -o json"])
@@ -112,23 +117,15 @@ def gc(
     """Remove what nothing refers to any more, from the state directory of this machine.
 
     Artifacts of no registered version, copies of artifacts and Python environments that no model
-    server uses. The control plane must run, since it knows what is registered.
+    server uses. Works while modelplane runs, and when it does not.
     """
     try:
         older_than_s = parse_duration(older_than)
     except ValueError as error:
         raise InvalidResource(f"--older-than: {error}") from None
     paths = load_settings(state=session.state).paths
-    versions = session.client.list(ModelVersion).items
-    replicas = session.client.list(Replica).items
-    found = list(
-        find_garbage(
-            paths,
-            registered={v.spec.artifact.digest for v in versions if v.status.deleted_at is None},
-            running={r.spec.revision.artifact.digest for r in replicas},
-            older_than_s=older_than_s,
-        )
-    )
+    used = asyncio.run(read_used_digests(paths))
+    found = list(find_garbage(paths, used, older_than_s=older_than_s))
     if not dry_run:
         for garbage in found:
             remove(garbage)

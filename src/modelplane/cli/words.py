@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from modelplane.resources.meta import Condition
 from modelplane.resources.rollout import MetricReport, Rollout
 from modelplane.resources.strategy import Strategy
 
 NOTHING = "-"
 _AGE_UNITS = (("d", 86400), ("h", 3600), ("m", 60))
+_GOOD = frozenset({"Available", "Ready"})
 _MINUS = "−"
 
 MOVING = frozenset({"Ramping", "Paused"})
@@ -66,6 +68,16 @@ def labels(pairs: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in pairs.items()) or NOTHING
 
 
+def trouble(condition: Condition) -> str:
+    """Return what a condition says is wrong; empty when it says that nothing is.
+
+    Conditions named after something good (`Available`) are trouble when they are not true, all
+    others (`MetricUnavailable`) when they are.
+    """
+    is_wrong = condition.status != "True" if condition.type in _GOOD else condition.status == "True"
+    return f"{condition.type}: {condition.message or condition.reason}" if is_wrong else ""
+
+
 def strategy(declared: Strategy | None) -> str:
     """Return a strategy in a word or two; ``default`` when the environment decides."""
     if declared is None:
@@ -95,7 +107,10 @@ def metric_difference(metric: MetricReport, value: float | None, *, unit: bool =
         return NOTHING
     scaled, name = (value / 1000, " ms") if is_latency(metric) else (value * 100, " pp")
     sign = _MINUS if scaled < 0 else "+"
-    return f"{sign}{abs(scaled):.2g}{name if unit else ''}"
+    amount = (
+        f"{abs(scaled):.0f}" if abs(scaled) >= 10 else f"{abs(scaled):.2f}".rstrip("0").rstrip(".")
+    )
+    return f"{sign}{amount}{name if unit else ''}"
 
 
 def metric_interval(metric: MetricReport) -> str:

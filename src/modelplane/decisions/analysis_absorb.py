@@ -40,7 +40,13 @@ from modelplane.stats.dispersion import (
     update_dispersion,
     update_with_series,
 )
-from modelplane.stats.latency import QUANTILES, exceedances, fix_thresholds, merge_histograms
+from modelplane.stats.latency import (
+    DEFAULT_SLOWDOWN,
+    QUANTILES,
+    exceedances,
+    fix_thresholds,
+    merge_histograms,
+)
 from modelplane.stats.replicas import counts_without_each
 from modelplane.stats.sequential import (
     EXCEEDANCE,
@@ -54,6 +60,9 @@ from modelplane.stats.sequential import (
 from modelplane.stats.sequential_rows import split, stack
 
 RATE_MEMORY_S = 30.0
+RENEW_AFTER_S = 15.0
+RENEW_AFTER_REQUESTS = 500
+"""So many requests to stable, and seconds, are between two sets of latency thresholds."""
 _NOTHING = Outcomes()
 _NO_THRESHOLDS = [math.inf] * len(QUANTILES)
 
@@ -97,6 +106,7 @@ def absorb_many(
             result[index] = state
     for index in moved:
         result[index] = _arm_warm_metrics(result[index], settings[index])
+        result[index] = _renew_latency_thresholds(result[index], settings[index])
     return result
 
 
@@ -220,6 +230,8 @@ def _absorb_latencies(pairs: Sequence[tuple[MetricEvidence, Tick]]) -> list[Metr
             dispersion,
             merge_histograms(metric.stable_latency, tick.stable.latency),
             merge_histograms(metric.candidate_latency, tick.candidate.latency),
+            merge_histograms(metric.recent_latency, tick.stable.latency),
+            metric.renewed_at,
         )
         for (metric, tick), stable, candidate, test, dispersion in zip(
             pairs, n_b.tolist(), n_c.tolist(), tests, dispersions, strict=True
@@ -376,7 +388,8 @@ def _arm_warm_metrics(state: EvidenceState, settings: AnalysisSettings) -> Evide
         if metric.armed or metric.stable.trials < settings.warm_up_min_stable_requests:
             metrics.append(metric)
         elif metric.name == LATENCY:
-            metrics.append(_arm_latency(metric))
+            armed = _arm_latency(metric, declared[LATENCY])
+            metrics.append(replace(armed, recent_latency={}, renewed_at=state.last_at))
         else:
             margin = declared[metric.name] or settings.default_margin(
                 float(metric.tests.stable_rate[0])
@@ -388,11 +401,41 @@ def _arm_warm_metrics(state: EvidenceState, settings: AnalysisSettings) -> Evide
     return replace(state, metrics=tuple(metrics), leave_one_out=leave_one_out)
 
 
-def _arm_latency(metric: MetricEvidence) -> MetricEvidence:
+def _arm_latency(metric: MetricEvidence, margin: float | None) -> MetricEvidence:
     """Fix the thresholds; the warm-up's exceedances become the history of the tests."""
-    thresholds = fix_thresholds(metric.stable_latency)
+    slowdown = DEFAULT_SLOWDOWN if margin is None else margin
+    thresholds = fix_thresholds(metric.stable_latency, slowdown)
     requests, above = exceedances([metric.stable_latency], [[t.stable_us for t in thresholds]])
     tests = new_state(EXCEEDANCE, len(thresholds))
     tests.history[:, 2] = requests[0]
     tests.history[:, 3] = above[0]
     return replace(metric, thresholds=thresholds, tests=arm(tests, 0.0))
+
+
+def _renew_latency_thresholds(state: EvidenceState, settings: AnalysisSettings) -> EvidenceState:
+    """Follow stable's latency: fix the thresholds anew from what it did lately.
+
+    What is ordinary changes with the hour, and the warm-up may have been unlike it (a candidate
+    that starts on the same machine slows stable down); thresholds that nobody exceeds any more
+    would give no evidence. The tests stay valid, because each second is judged by thresholds
+    that were fixed before it: a candidate at most as much slower as allowed exceeds any such
+    threshold at most as often as stable does.
+    """
+    metric = state.metric(LATENCY)
+    if metric is None or not metric.thresholds or state.last_at is None:
+        return state
+    seen = sum(metric.recent_latency.values())
+    since = metric.renewed_at or state.last_at
+    if seen < RENEW_AFTER_REQUESTS or (state.last_at - since).total_seconds() < RENEW_AFTER_S:
+        return state
+    declared = {one.name: one.margin for one in settings.judged_metrics()}[LATENCY]
+    slowdown = DEFAULT_SLOWDOWN if declared is None else declared
+    renewed = replace(
+        metric,
+        thresholds=fix_thresholds(metric.recent_latency, slowdown),
+        # Half of it stays, so that the next thresholds do not jump.
+        recent_latency={us: n // 2 for us, n in metric.recent_latency.items() if n > 1},
+        renewed_at=state.last_at,
+    )
+    others = [renewed if one.name == LATENCY else one for one in state.metrics]
+    return replace(state, metrics=tuple(others))

@@ -82,6 +82,10 @@ class MetricEvidence:
         Scatter of stable's failures, row by row.
     stable_latency, candidate_latency
         Histograms of the whole rollout; empty for other metrics.
+    recent_latency
+        Stable's latencies that the next thresholds come from.
+    renewed_at
+        When the thresholds were last fixed.
     """
 
     name: str
@@ -93,6 +97,8 @@ class MetricEvidence:
     dispersion: DispersionState
     stable_latency: Histogram
     candidate_latency: Histogram
+    recent_latency: Histogram = field(default_factory=dict)
+    renewed_at: datetime | None = None
 
     @property
     def armed(self) -> bool:
@@ -280,6 +286,8 @@ def _metric_to_dict(metric: MetricEvidence) -> dict[str, Any]:
         "dispersion": [dispersion_row_to_dict(metric.dispersion, row) for row in rows],
         "stable_latency": [list(pair) for pair in metric.stable_latency.items()],
         "candidate_latency": [list(pair) for pair in metric.candidate_latency.items()],
+        "recent_latency": [list(pair) for pair in metric.recent_latency.items()],
+        "renewed_at": _time_to_text(metric.renewed_at),
     }
 
 
@@ -294,6 +302,8 @@ def _metric_from_dict(record: Mapping[str, Any]) -> MetricEvidence:
         dispersion=stack_dispersion([dispersion_row_from_dict(r) for r in record["dispersion"]]),
         stable_latency=dict(record["stable_latency"]),
         candidate_latency=dict(record["candidate_latency"]),
+        recent_latency=dict(record["recent_latency"]),
+        renewed_at=_time_from_text(record["renewed_at"]),
     )
 
 

@@ -28,8 +28,8 @@ class MetricSettings:
         ``errors``, ``latency``, or a yes/no outcome that ticks carry under this name; without
         any such tick it is unavailable and blocks promotion.
     margin
-        How much worse the candidate's rate may be, in (0, 1); None for the default. Latency has
-        thresholds in its place.
+        How much worse the candidate may be: a difference of rates in (0, 1); for latency a share
+        of stable's quantiles, positive. None for the default.
     weight
         Share of alpha relative to the other metrics, positive.
     """

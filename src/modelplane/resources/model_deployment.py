@@ -14,7 +14,8 @@ from modelplane.resources.versions import parse_version
 
 
 def _check_version(text: str) -> str:
-    return text if text == "latest" else parse_version(text)
+    # An integer is the registry's number of a version, not a short form of a semantic one.
+    return text if text == "latest" or text.isdecimal() else parse_version(text)
 
 
 class ModelDeploymentSpec(Part):

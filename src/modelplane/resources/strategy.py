@@ -28,13 +28,21 @@ class MetricRule(Part):
     margin: float | None = Field(
         default=None,
         gt=0,
-        lt=1,
-        description="How much worse the candidate may be, as a difference of rates (0.005 is half "
-        "a percentage point). Absent: max(0.0025, a quarter of stable's rate).",
+        le=10,
+        description="How much worse the candidate may be. Rates: the difference, below 1 (0.005 is "
+        "half a percentage point); absent: max(0.0025, a quarter of stable's rate). `latency`: "
+        "slower by this share (0.5 is half as slow again); absent: 0.2. Two milliseconds are "
+        "always allowed.",
     )
     weight: float = Field(
         default=1.0, gt=0, description="Its share of the error budget alpha, relative to others."
     )
+
+    @model_validator(mode="after")
+    def _margins_of_rates_are_below_one(self) -> MetricRule:
+        if self.name != "latency" and self.margin is not None and self.margin >= 1:
+            raise ValueError(f"the margin of {self.name} is a difference of rates, below 1")
+        return self
 
 
 class Analysis(Part):

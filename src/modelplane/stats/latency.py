@@ -28,7 +28,7 @@ Histogram = Mapping[int, int]
 
 QUANTILES = (0.5, 0.95, 0.99)
 PROMOTION_QUANTILES = (0.95, 0.99)
-SLOWDOWN_FACTOR = 1.2
+DEFAULT_SLOWDOWN = 0.2
 SLOWDOWN_FLOOR_US = 2_000
 _ROUNDING = 1e-9  # 0.07 * 100 must not be more than 7
 
@@ -40,11 +40,11 @@ class LatencyThreshold:
     Attributes
     ----------
     quantile
-        Of stable's latency at the end of the warm-up, in (0, 1).
+        Of stable's latency when the thresholds were fixed, in (0, 1).
     stable_us
         That quantile, rounded down to a bin's lower bound.
     candidate_us
-        ``max(1.2 stable_us, stable_us + 2000)``, rounded up to a bin's lower bound.
+        ``max((1 + slowdown) stable_us, stable_us + 2000)``, rounded up to a bin's lower bound.
     """
 
     quantile: float
@@ -142,19 +142,31 @@ def estimate_quantile_us(histogram: Histogram, quantile: float, total: int) -> f
     return None
 
 
-def fix_thresholds(warm_up: Histogram) -> tuple[LatencyThreshold, ...]:
+def fix_thresholds(
+    warm_up: Histogram, slowdown: float = DEFAULT_SLOWDOWN
+) -> tuple[LatencyThreshold, ...]:
     """Thresholds of all `QUANTILES` from stable's latencies in the warm-up.
+
+    Parameters
+    ----------
+    warm_up
+        Stable's latencies.
+    slowdown
+        How much slower the candidate may be, as a share of stable's quantile, not negative; two
+        milliseconds are always allowed.
 
     Examples
     --------
     >>> fix_thresholds({1000: 90, 40000: 10})[1]
     LatencyThreshold(quantile=0.95, stable_us=40000, candidate_us=48000)
     """
-    return tuple(_threshold(quantile, quantile_bin_us(warm_up, quantile)) for quantile in QUANTILES)
+    return tuple(
+        _threshold(quantile, quantile_bin_us(warm_up, quantile), slowdown) for quantile in QUANTILES
+    )
 
 
-def _threshold(quantile: float, stable_us: int) -> LatencyThreshold:
-    slower = max(SLOWDOWN_FACTOR * stable_us, stable_us + SLOWDOWN_FLOOR_US)
+def _threshold(quantile: float, stable_us: int, slowdown: float) -> LatencyThreshold:
+    slower = max((1 + slowdown) * stable_us, stable_us + SLOWDOWN_FLOOR_US)
     # Six digits take the last bit of 1.2 * q away, which would push an exact edge up a bin.
     return LatencyThreshold(quantile, stable_us, round_up_to_bin_us(round(slower, 6)))
 

@@ -80,7 +80,8 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
 def _bind(settings: Settings) -> socket.socket:
     """Take the API's port, before anything else is touched."""
     family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named, so that accepted sockets get TCP_NODELAY.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.api_host, settings.api_port))

@@ -1,0 +1,161 @@
+"""backup, restore and gc on real state directories."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run
+from tests.cli.fakes import metadata, revision
+
+from modelplane.adapters.clock import SystemClock
+from modelplane.adapters.store.sqlite import SqliteStore
+from modelplane.client.artifacts import digest_tree
+from modelplane.ports.store import Transaction
+from modelplane.resources.meta import Metadata, Subject
+from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec
+from modelplane.settings import Paths
+from modelplane.supervisor.lock import hold_lock
+from modelplane.wiring.state import prepare_state
+
+DAY_S = 86_400
+
+
+@contextmanager
+def opened(paths: Paths) -> Iterator[tuple[SqliteStore, asyncio.Runner]]:
+    with asyncio.Runner() as runner:
+        store = SqliteStore(
+            paths.database,
+            clock=SystemClock(),
+            new_uid=lambda: uuid.uuid4().hex,
+            audit_dir=paths.audit,
+        )
+        runner.run(store.open())
+        try:
+            yield store, runner
+        finally:
+            runner.run(store.close())
+
+
+def add_model(paths: Paths, name: str) -> None:
+    with opened(paths) as (store, runner):
+        transaction = Transaction(Subject(name="anna"))
+        transaction.create(Model(metadata=Metadata(name=name)))
+        runner.run(store.commit(transaction))
+
+
+def models(paths: Paths) -> list[str]:
+    with opened(paths) as (store, runner):
+        assert runner.run(store.verify_audit()).ok
+        found, _ = runner.run(store.list(Model))
+        return [model.metadata.name for model in found]
+
+
+def add_tree(place: Path, content: str, *, old: bool = True) -> str:
+    place.mkdir(parents=True, exist_ok=True)
+    scratch = place / ".scratch"
+    scratch.mkdir()
+    (scratch / "model.onnx").write_text(content)
+    digest = digest_tree(scratch).digest
+    tree = scratch.rename(place / digest.removeprefix("sha256:"))
+    if old:
+        os.utime(tree, (time.time() - 3 * DAY_S,) * 2)
+    return digest
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Paths:
+    paths = Paths(tmp_path / "state")
+    prepare_state(paths)
+    add_model(paths, "fraud")
+    return paths
+
+
+def test_a_backup_restores_into_another_directory(run: Run, state: Paths, tmp_path: Path) -> None:
+    digest = add_tree(state.artifacts, "weights")
+    to = tmp_path / "copy"
+    assert run("backup", str(to), "--state", str(state.state_dir)).exit_code == 0
+    secret = state.admin_token.read_text().strip()
+    kept = [path.read_bytes() for path in to.rglob("*") if path.is_file()]
+    assert not any(secret.encode() in content for content in kept)
+
+    other = Paths(tmp_path / "other")
+    result = run("restore", str(to), "--state", str(other.state_dir))
+    assert result.exit_code == 0
+    prepare_state(other)
+    assert models(other) == ["fraud"]
+    assert (other.artifacts / digest.removeprefix("sha256:") / "model.onnx").exists()
+
+
+def test_a_restore_takes_the_state_back(run: Run, state: Paths, tmp_path: Path) -> None:
+    to = str(tmp_path / "copy")
+    run("backup", to, "--state", str(state.state_dir))
+    add_model(state, "later")
+    assert run("restore", to, "--state", str(state.state_dir)).exit_code == 0
+    assert models(state) == ["fraud"]
+
+
+def test_a_backup_replaces_nothing_and_needs_a_state(
+    run: Run, state: Paths, tmp_path: Path
+) -> None:
+    to = str(tmp_path / "copy")
+    run("backup", to, "--state", str(state.state_dir))
+    assert run("backup", to, "--state", str(state.state_dir)).exit_code == 5
+    nothing = run("backup", str(tmp_path / "b"), "--state", str(tmp_path / "none"))
+    assert nothing.exit_code == 4
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_damaged_backup_changes_nothing(run: Run, state: Paths, tmp_path: Path) -> None:
+    add_tree(state.artifacts, "weights")
+    to = tmp_path / "copy"
+    run("backup", str(to), "--state", str(state.state_dir))
+    next((to / "artifacts").rglob("model.onnx")).write_text("altered")
+    add_model(state, "later")
+    result = run("restore", str(to), "--state", str(state.state_dir))
+    assert result.exit_code == 1
+    assert "was altered" in result.stderr
+    assert models(state) == ["fraud", "later"]
+    assert run("restore", str(tmp_path), "--state", str(state.state_dir)).exit_code == 4
+
+
+def test_restore_refuses_a_running_state(run: Run, state: Paths, tmp_path: Path) -> None:
+    to = str(tmp_path / "copy")
+    run("backup", to, "--state", str(state.state_dir))
+    with hold_lock(state.lock):
+        result = run("restore", to, "--state", str(state.state_dir))
+    assert result.exit_code == 5
+    assert "modelplane down" in result.stderr
+
+
+def test_gc_removes_only_what_is_old_and_unreferenced(run: Run, state: Paths) -> None:
+    kept = add_tree(state.artifacts, "registered")
+    young = add_tree(state.artifacts, "young", old=False)
+    lost = add_tree(state.artifacts, "lost")
+    cached = add_tree(state.agent / "artifacts", "lost")
+    artifact = revision("1.0.0").artifact.with_(digest=kept)
+    version = ModelVersion(
+        metadata=metadata("fraud@1.0.0", None),
+        spec=ModelVersionSpec(model="fraud", version="1.0.0", artifact=artifact),
+    )
+    with opened(state) as (store, runner):
+        transaction = Transaction(Subject(name="anna"))
+        transaction.create(version)
+        runner.run(store.commit(transaction))
+    words = ("gc", "--state", str(state.state_dir))
+    planned = json.loads(run(*words, "--dry-run", "-o", "json").stdout)
+    assert [(item["kind"], item["name"]) for item in planned] == [
+        ("artifact", lost.removeprefix("sha256:")[:12]),
+        ("cache", cached.removeprefix("sha256:")[:12]),
+    ]
+    assert run(*words).stdout.splitlines()[-1] == "removed 2 things, 8 B"
+    left = {f"sha256:{tree.name}" for tree in state.artifacts.iterdir()}
+    assert left == {kept, young}
+    assert run(*words).stdout == "removed 0 things, 0 B\n"
