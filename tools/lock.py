@@ -20,10 +20,11 @@ def lock(upgrade: bool) -> None:
     """Write both files; the smaller one takes its versions from the larger."""
     uv = str(Path(sys.executable).parent / "uv")
     more = ["--upgrade"] if upgrade else []
-    everything = ["--extra", "demo", "--group", "build", "--group", "dev", "-o", "requirements-dev.txt"]
-    subprocess.run([uv, *_COMPILE, *everything, *more], check=True, stdout=subprocess.DEVNULL)
-    base = ["--extra", "demo", "--group", "build", "--constraint", "requirements-dev.txt", "-o", "requirements.txt"]
-    subprocess.run([uv, *_COMPILE, *base], check=True, stdout=subprocess.DEVNULL)
+    groups = ["--extra", "demo", "--group", "build"]
+    everything = [*groups, "--group", "dev", "-o", "requirements-dev.txt", *more]
+    base = [*groups, "--constraint", "requirements-dev.txt", "-o", "requirements.txt"]
+    for arguments in (everything, base):
+        subprocess.run([uv, *_COMPILE, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from modelplane.resources.replica import Replica
 from tests.agent.test_gateways import start, two_revisions
 from tests.agent.world import World
-
-from modelplane.resources.replica import Replica
 
 
 def phase(world: World, replica: Replica) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from tests.agent.world import World
-
 from modelplane.decisions.routing import RoutePlan
 from modelplane.resources.revision import Revision
 from modelplane.resources.traffic_split import TrafficSplit
+from tests.agent.world import World
 
 
 def read(world: World, split: TrafficSplit) -> TrafficSplit:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.agent.world import World
-
 from modelplane.ports.processes import ProcessSpec
 from modelplane.resources.job import Job, JobStatus
+from tests.agent.world import World
 
 
 def status(world: World, job: Job) -> JobStatus:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.agent.world import World
 
 from modelplane.ports.processes import ProcessSpec
 from modelplane.ports.servers import Prediction, PreparationFailed, Readiness
 from modelplane.resources.replica import Replica, ReplicaStatus
+from tests.agent.world import World
 
 
 def status(world: World, replica: Replica) -> ReplicaStatus:

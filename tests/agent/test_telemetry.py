@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agent.test_gateways import start, two_revisions
-from tests.agent.world import World
 
 from modelplane.agent.telemetry import MAX_KEPT_BATCHES, Meter, Outbox, difference
 from modelplane.decisions.agent_routing import cluster_name
@@ -18,6 +16,8 @@ from modelplane.ports.proxy import LatencyBin, TrafficReading, VariantCounts
 from modelplane.resources.meta import Metadata
 from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt
 from modelplane.resources.traffic_split import TrafficSplit, TrafficSplitSpec
+from tests.agent.test_gateways import start, two_revisions
+from tests.agent.world import World
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.api.world import SYSTEM, World
 
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.rollout import Rollout, RolloutSpec
+from tests.api.world import SYSTEM, World
 
 
 async def finish(world: World, name: str, phase: str, environment: str = "production") -> None:

@@ -6,13 +6,12 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from tests.api.world import AGENT, READER, SYSTEM, World, digest_of
-
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata
 from modelplane.resources.replica import Replica, ReplicaSpec
 from modelplane.resources.revision import Artifact, RuntimeSpec, make_revision
 from modelplane.resources.token import Token
+from tests.api.world import AGENT, READER, SYSTEM, World, digest_of
 
 
 async def test_lists_are_filtered_by_label_and_environment(world: World) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.api.world import World, digest_of
-
 from modelplane.client.artifacts import digest_tree, tar_stream
 from modelplane.resources.model import Model, ModelVersion
+from tests.api.world import World, digest_of
 
 
 async def test_a_push_makes_the_model_and_numbers_its_versions(world: World) -> None:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.api.world import ADMIN, AGENT, READER, World, digest_of, make_world
 
 from modelplane.resources.kinds import KINDS
+from tests.api.world import ADMIN, AGENT, READER, World, digest_of, make_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

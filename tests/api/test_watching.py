@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from tests.api.world import ADMIN, World, make_world, serve
 
 from modelplane.adapters.store.sqlite import StoreOptions
 from modelplane.api.dependencies import ApiLimits
@@ -20,6 +19,7 @@ from modelplane.ports.store import Change
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model, ModelSpec
 from modelplane.resources.model_deployment import ModelDeployment
+from tests.api.world import ADMIN, World, make_world, serve
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from tests.cli.fakes import NOW, FakeClient
 from typer.testing import CliRunner, Result
 
 from modelplane.cli.main import app
 from modelplane.cli.session import Session
+from tests.cli.fakes import NOW, FakeClient
 
 Run = Callable[..., Result]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient, deployment, environment, metadata, revision, rollout
-
 from modelplane.resources.meta import Condition
 from modelplane.resources.replica import Replica, ReplicaSpec, ReplicaStatus
 from modelplane.resources.traffic_split import SplitVariant, TrafficSplit, TrafficSplitSpec
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeClient, deployment, environment, metadata, revision, rollout
 
 
 def test_a_tokens_secret_is_alone_on_stdout(run: Run, client: FakeClient) -> None:

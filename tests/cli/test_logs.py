@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.cli.conftest import Run
 
 from modelplane.cli.log_files import LogFollower, find_logs, read_tail
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient
 from typer.testing import CliRunner
 
 from modelplane.cli.document import walk_commands
 from modelplane.cli.main import COMMANDS, app
 from modelplane.cli.session import Session
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeClient
 
 HEAVY = ("pydantic", "httpx", "rich.console", "ruamel", "sqlalchemy", "numpy")
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient, promotion, rollout
 
 from modelplane.errors import TransientError
 from modelplane.resources.manifest import read_documents
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeClient, promotion, rollout
 
 FRAUD = """\
 apiVersion: mcp.example/v1

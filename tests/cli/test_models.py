@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient
 
 from modelplane.resources.model import Training
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeClient
 
 REQUEST = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [None]}]}
 

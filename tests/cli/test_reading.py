@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient, deployment, environment, promotion, rollout
-
 from modelplane.errors import Conflict, TransientError
 from modelplane.ports.store import Change
 from modelplane.resources.manifest import read_documents
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeClient, deployment, environment, promotion, rollout
 
 
 def fill(client: FakeClient) -> None:
@@ -80,6 +79,13 @@ def test_watch_prints_changes_and_ends_on_interrupt(run: Run, client: FakeClient
     assert [line["type"] for line in lines] == ["put", "put", "delete"]
     assert lines[1]["resource"]["status"]["phase"] == "Promoted"
     assert client.asked == [("watch", "Rollout", 7, "production")]
+
+
+def test_watch_as_a_table_stays_under_its_headers(run: Run, client: FakeClient) -> None:
+    fill(client)
+    client.changes = [Change(9, "delete", environment())]
+    lines = run("get", "environments", "-w").stdout.splitlines()
+    assert lines[-1] == "production  production  127.0.0.1:7082  default   never   3h (deleted)"
 
 
 def test_unknown_kind_and_missing_name_are_told(run: Run) -> None:

@@ -6,12 +6,12 @@ import io
 from typing import Any
 
 from rich.console import Console
-from tests.cli.fakes import NOW, rollout
 
 from modelplane.cli.rollout_view import render_rollout
 from modelplane.resources.meta import Condition
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.strategy import AllAtOnceStrategy, Strategy
+from tests.cli.fakes import NOW, rollout
 
 
 def view(found: Rollout, width: int = 80) -> str:
@@ -32,7 +32,7 @@ steps   1 ✓   5 ✓   25 ●   50 ·   promoted ·
 
 metric     stable candidate difference      interval  margin verdict     needs
 errors      0.5 %    0.61 %   +0.11 pp −0.2 to +0.42 0.25 pp undecided   1,240
-latency   12.1 ms   12.4 ms    +0.3 ms             -  2.4 ms pass            -
+latency   12.1 ms   12.4 ms    +0.3 ms             - 2.42 ms pass            -
 precision       -         -          -             -       - unavailable     -
 
 Errors: 20 of 3,278 candidate requests (0.61%) against 0.50% of stable's.

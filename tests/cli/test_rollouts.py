@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient, deployment, promotion, rollout
 
 from modelplane.errors import TransientError
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeClient, deployment, promotion, rollout
 
 
 def begin(client: FakeClient) -> None:
@@ -50,6 +50,20 @@ def test_watch_json_is_one_line_for_each_change(run: Run, client: FakeClient) ->
     assert result.exit_code == 0
     phases = [json.loads(line)["status"]["phase"] for line in result.stdout.splitlines()]
     assert phases == ["Ramping", "Promoted"]
+
+
+def test_watch_on_a_terminal_redraws_the_view_in_place(
+    run: Run, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    begin(client)
+    client.play("Rollout", rollout(), rollout("RolledBack", 0, message="the candidate is worse"))
+    result = run("rollout", "watch", "fraud")
+    assert result.exit_code == 1
+    assert "candidate 25 %" in result.stdout
+    assert "\x1b[1A" in result.stdout
+    assert "The candidate is worse." in result.stdout
 
 
 def test_watch_waits_for_a_rollout_that_is_about_to_begin(run: Run, client: FakeClient) -> None:

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Run
-from tests.cli.fakes import metadata, revision
 
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.store.sqlite import SqliteStore
@@ -24,6 +22,8 @@ from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec
 from modelplane.settings import Paths
 from modelplane.supervisor.lock import hold_lock
 from modelplane.wiring.state import prepare_state
+from tests.cli.conftest import Run
+from tests.cli.fakes import metadata, revision
 
 DAY_S = 86_400
 

@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.api.test_deployments import finish
-from tests.api.test_kinds import make_replica
-from tests.api.world import ADMIN, AGENT, READER, SYSTEM, World, make_world, serve
 
 from modelplane.client import AsyncClient, Client
 from modelplane.client.artifacts import digest_tree
@@ -28,6 +25,9 @@ from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.token import Token
+from tests.api.test_deployments import finish
+from tests.api.test_kinds import make_replica
+from tests.api.world import ADMIN, AGENT, READER, SYSTEM, World, make_world, serve
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
-from tests.proxy.gateway import Gateway, until
-from tests.proxy.plans import split_plan
-from tests.proxy.upstream import Upstream
 
 from modelplane.decisions.routing import Endpoint, RoutePlan
 from modelplane.errors import TransientError
 from modelplane.ports.proxy import Proxy, RouteAck, TrafficReading
 from modelplane.testing.proxy import FakeProxy
+from tests.proxy.gateway import Gateway, until
+from tests.proxy.plans import split_plan
+from tests.proxy.upstream import Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

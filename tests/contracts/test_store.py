@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.store.stores import ADA, creation, model, open_store, transaction
 
 from modelplane.decisions.audit_chain import verify
 from modelplane.errors import Conflict, InvalidResource, NotFound
@@ -19,6 +18,7 @@ from modelplane.resources.meta import Metadata, ResourceKey, Subject
 from modelplane.resources.model import Model
 from modelplane.resources.traffic_split import TrafficSplit, TrafficSplitSpec
 from modelplane.testing.clock import ManualClock
+from tests.store.stores import ADA, creation, model, open_store, transaction
 
 
 @pytest.fixture

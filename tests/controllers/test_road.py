@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.controllers.plane import ANA, Plane, open_plane, revision
 
 from modelplane.errors import Conflict
 from modelplane.ports.store import Transaction
@@ -13,6 +12,7 @@ from modelplane.resources.meta import ResourceKey
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.rollout import RolloutRequest
 from modelplane.resources.strategy import CanaryStrategy, Strategy
+from tests.controllers.plane import ANA, Plane, open_plane, revision
 
 V1, V2, V3 = revision("1.0.0"), revision("2.0.0"), revision("3.0.0")
 QUICK = Strategy(canary=CanaryStrategy(min_bake_s=20))

@@ -9,7 +9,6 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.stats.traffic import Traffic, at, tick
 
 from modelplane.decisions.analysis import (
     AnalysisSettings,
@@ -31,6 +30,7 @@ from modelplane.resources.telemetry import (
     TelemetryBatch,
     VariantSample,
 )
+from tests.stats.traffic import Traffic, at, tick
 
 SETTINGS = AnalysisSettings()
 ERRORS_ONLY = AnalysisSettings(metrics=(MetricSettings("errors"),))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.stats.traffic import Traffic, at, tick
 
 from modelplane.decisions.analysis import (
     SILENCE_RPS,
@@ -25,6 +24,7 @@ from modelplane.decisions.analysis import (
     next_weight_pct,
     start_evidence,
 )
+from tests.stats.traffic import Traffic, at, tick
 
 SETTINGS = AnalysisSettings()
 ERRORS_ONLY = AnalysisSettings(metrics=(MetricSettings("errors"),))

@@ -12,11 +12,11 @@ import signal
 import time
 
 import pytest
-from tests.e2e.conftest import Modelplane, wait_for
-from tests.e2e.load import Load
 
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.rollout import Rollout
+from tests.e2e.conftest import Modelplane, wait_for
+from tests.e2e.load import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

@@ -6,10 +6,10 @@ import asyncio
 import json
 
 import pytest
-from tests.e2e.conftest import Modelplane, wait_for
-from tests.e2e.load import Load
 
 from modelplane.resources.replica import Replica
+from tests.e2e.conftest import Modelplane, wait_for
+from tests.e2e.load import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

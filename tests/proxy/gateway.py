@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.proxy.upstream import Mode, Upstream
 
 from modelplane.adapters.proxy.admin import Admin
 from modelplane.adapters.proxy.bootstrap import GatewayConfig, envoy_command, write_bootstrap
 from modelplane.adapters.proxy.envoy import EnvoyProxy
 from modelplane.decisions.routing import RoutePlan
 from modelplane.ports.proxy import LatencyBin, RouteAck, TrafficReading
+from tests.proxy.upstream import Mode, Upstream
 
 
 def free_port() -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.proxy.upstream import Upstream
-
 from modelplane.decisions.routing import TOTAL_WEIGHT, Endpoint, RoutePlan, Variant
+from tests.proxy.upstream import Upstream
 
 Replica = Upstream | Endpoint
 

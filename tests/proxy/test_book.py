@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.proxy.plans import split_plan
 
 from modelplane.adapters.proxy.book import Change, RouteBook
 from modelplane.adapters.proxy.xds import CLUSTER, ENDPOINTS
 from modelplane.decisions.routing import Endpoint
 from modelplane.ports.proxy import RouteAck
+from tests.proxy.plans import split_plan
 
 _DEPLOYMENTS = st.sampled_from(["one", "two"])
 _REPLICA = (Endpoint("r", "unix:/r"),)

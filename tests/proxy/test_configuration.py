@@ -6,11 +6,11 @@ import asyncio
 import time
 
 import pytest
+
+from modelplane.decisions.routing import Endpoint
 from tests.proxy.gateway import Gateway, gateway, until
 from tests.proxy.load import load
 from tests.proxy.plans import split_plan
-
-from modelplane.decisions.routing import Endpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 

@@ -8,6 +8,7 @@ import stat
 import time
 
 import pytest
+
 from tests.proxy.gateway import Gateway, gateway, until
 from tests.proxy.plans import split_plan
 

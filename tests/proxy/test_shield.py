@@ -7,13 +7,13 @@ import signal
 
 import httpx
 import pytest
+
+from modelplane.decisions.routing import Endpoint
+from modelplane.ports.proxy import VariantCounts
 from tests.proxy.gateway import Gateway, until
 from tests.proxy.load import Answers, load
 from tests.proxy.plans import split_plan
 from tests.proxy.upstream import Mode
-
-from modelplane.decisions.routing import Endpoint
-from modelplane.ports.proxy import VariantCounts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 

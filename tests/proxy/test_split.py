@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+
 from tests.proxy.gateway import Gateway, until
 from tests.proxy.load import load
 from tests.proxy.plans import endpoint, split_plan

@@ -142,6 +142,13 @@ def test_defaults_are_the_name_the_latest_version_and_production() -> None:
     assert resource.spec.strategy is None
 
 
+def test_an_integer_is_the_number_of_a_version() -> None:
+    for text in ("3", '"3"'):
+        assert read_one(HEAD + f"metadata: {{name: a}}\nmodelVersion: {text}").spec.version == "3"
+    faults = faults_of(deployment("{modelVersion: 3, version: 3.0.0}"))
+    assert "differs" in faults["spec.modelVersion"]
+
+
 def test_full_form_keeps_every_value() -> None:
     resource = read_one(
         HEAD

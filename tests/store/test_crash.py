@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.store.stores import creation, model, open_store, transaction
 
 from modelplane.ports.store import Change
 from modelplane.resources.model import Model
+from tests.store.stores import creation, model, open_store, transaction
 
 SEED = 20260105
 ROUNDS = 5

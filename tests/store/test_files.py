@@ -12,7 +12,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from tests.store.stores import creation, model, open_store, transaction
 
 from modelplane.adapters.store.backup import restore_backup
 from modelplane.decisions.audit_chain import verify
@@ -21,6 +20,7 @@ from modelplane.ports.store import AnyResource, Change
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model
 from modelplane.resources.token import Token, TokenSpec
+from tests.store.stores import creation, model, open_store, transaction
 
 
 def edit(path: Path, statement: str, *values: object) -> None:

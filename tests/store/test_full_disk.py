@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tests.store.stores import creation, model, open_store
 
 from modelplane.errors import NoSpace
 from modelplane.resources.model import Model
+from tests.store.stores import creation, model, open_store
 
 _MOUNT = 'mount -t tmpfs -o size=2m tmpfs "$1" && exec "$2" -m tests.store.test_full_disk "$1"'
 

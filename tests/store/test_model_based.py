@@ -10,13 +10,13 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.store.stores import ADA, model, open_store
 
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.errors import Conflict
 from modelplane.ports.store import Change, Lease, Transaction
 from modelplane.resources.model import Model
 from modelplane.testing.clock import ManualClock
+from tests.store.stores import ADA, model, open_store
 
 NAMES = ["a", "b", "c", "d"]
 names = st.sampled_from(NAMES)

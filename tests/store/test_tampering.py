@@ -10,11 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.store.stores import creation, model, open_store
 
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.decisions.audit_chain import link
 from modelplane.ports.store import AuditRecord
+from tests.store.stores import creation, model, open_store
 
 RECORDS = 12
 

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from tests.supervisor.stand_in import keeper, make_supervisor, members
 
 from modelplane.adapters.clock import SystemClock
 from modelplane.errors import Conflict, TerminalError
@@ -23,6 +22,7 @@ from modelplane.supervisor.detaching import detach
 from modelplane.supervisor.lock import find_holder, hold_lock
 from modelplane.supervisor.stopping import stop_all
 from modelplane.supervisor.supervisor import Supervisor, last_error
+from tests.supervisor.stand_in import keeper, make_supervisor, members
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

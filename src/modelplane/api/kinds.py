@@ -48,7 +48,8 @@ ReasonQuery = Annotated[str, Query(max_length=2000, description="Why; goes into 
 def add_kind_routes(routes: Routes, context: Context) -> None:
     """Add the routes of all kinds."""
     for kind in KINDS.values():
-        _add_reading(routes, context, kind)
+        _add_listing(routes, context, kind)
+        _add_getting(routes, context, kind)
         if kind.declared:
             _add_apply(routes, context, kind)
         if kind.declared or kind is ModelVersion:
@@ -57,7 +58,7 @@ def add_kind_routes(routes: Routes, context: Context) -> None:
             _add_status(routes, context, kind)
 
 
-def _add_reading(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
+def _add_listing(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
     name_of_kind = kind.__name__
 
     async def list_(
@@ -89,15 +90,6 @@ def _add_reading(routes: Routes, context: Context, kind: type[AnyResource]) -> N
         shown, token = page(resources, limit, continue_)
         return list_response(name_of_kind, shown, version, token)
 
-    async def get(request: Request, name: str, environment: EnvironmentQuery = None) -> Response:
-        key = _key(kind, name, environment)
-        await context.admit(request, "get", name_of_kind, key.environment)
-        found: AnyResource = await context.store.get(kind, name, key.environment)
-        if isinstance(found, Rollout) and not found.finished:
-            evidence = await context.store.evidence([found.metadata.uid])
-            found = show_judgement(found, read_judgement(evidence.get(found.metadata.uid)))
-        return part_response(show(found))
-
     listing = create_model(
         f"{name_of_kind}List",
         __base__=Part,
@@ -115,6 +107,20 @@ def _add_reading(routes: Routes, context: Context, kind: type[AnyResource]) -> N
         operation_id=f"list{name_of_kind}",
         summary=f"List or watch {kind.plural}",
     )
+
+
+def _add_getting(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
+    name_of_kind = kind.__name__
+
+    async def get(request: Request, name: str, environment: EnvironmentQuery = None) -> Response:
+        key = _key(kind, name, environment)
+        await context.admit(request, "get", name_of_kind, key.environment)
+        found: AnyResource = await context.store.get(kind, name, key.environment)
+        if isinstance(found, Rollout) and not found.finished:
+            evidence = await context.store.evidence([found.metadata.uid])
+            found = show_judgement(found, read_judgement(evidence.get(found.metadata.uid)))
+        return part_response(show(found))
+
     routes.add(
         "GET",
         f"/{kind.plural}/{{name}}",

@@ -104,7 +104,7 @@ async def _run(
         line = f"[{time.monotonic() - started:4.0f} s] {text}"
         typer.echo(line, err=output is Plain.JSON)
 
-    await _make_room(settings)
+    await make_room(settings)
     say(f"starting a modelplane of its own in {settings.state_dir}")
     async with _running(settings, overrides, output, keep=keep):
         with tempfile.TemporaryDirectory(prefix="modelplane-demo-") as work_dir:
@@ -113,7 +113,7 @@ async def _run(
                 return await run_demo(client, rate_per_s, Path(work_dir), say)
 
 
-async def _make_room(settings: Settings) -> None:
+async def make_room(settings: Settings) -> None:
     """Remove what an earlier demo left; refuse to touch anything else.
 
     Raises

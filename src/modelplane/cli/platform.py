@@ -20,6 +20,7 @@ from modelplane.cli.members import (
 )
 from modelplane.cli.options import Plain, PlainOutput
 from modelplane.cli.output import print_json, remark
+from modelplane.cli.progress import working
 from modelplane.cli.session import Session, command, make_app
 from modelplane.errors import Conflict
 from modelplane.settings import Settings, load_settings
@@ -81,7 +82,8 @@ def up(
     settings = load_settings(state=session.state, **overrides)
     prepare_state(settings.paths)
     if detached:
-        gateways = asyncio.run(start_detached(settings, overrides))
+        with working("starting the control plane, the agent and the gateways"):
+            gateways = asyncio.run(start_detached(settings, overrides))
         tell_ready(settings, gateways, output)
     else:
         asyncio.run(_run(settings, overrides, output))

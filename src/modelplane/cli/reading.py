@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from modelplane.cli.columns import headers_of, row_of, rows_of
+from modelplane.cli.columns import headers_of, rows_of
 from modelplane.cli.description import describe_resource
 from modelplane.cli.kinds import parse_pairs, parse_target, place_of
 from modelplane.cli.options import Environment, Format, Output, Plain, PlainOutput, Reason
@@ -18,8 +19,10 @@ from modelplane.cli.output import (
     print_table,
     print_yaml,
     remark,
+    terminal_width,
 )
 from modelplane.cli.session import Session, command, make_app
+from modelplane.cli.tables import format_table
 from modelplane.errors import Conflict, InvalidResource, TransientError
 from modelplane.resources.meta import API_VERSION, Resource
 
@@ -124,7 +127,9 @@ def _print_changes(
         if change is None:
             print_table(headers_of(kind), rows)
         else:
-            typer.echo("  ".join([*row_of(resources[0], session.now()), _ended(change)]).rstrip())
+            table = format_table(headers_of(kind), rows, terminal_width())
+            typer.echo(table.splitlines()[1] + (" (deleted)" if change == "delete" else ""))
+            sys.stdout.flush()
         return
     for resource in resources:
         if output is Format.JSON:
@@ -133,10 +138,6 @@ def _print_changes(
             typer.echo("---\n" + format_yaml(resource.to_dict()), nl=False)
         else:
             typer.echo(_name(resource) + (" deleted" if change == "delete" else ""))
-
-
-def _ended(change: str) -> str:
-    return "(deleted)" if change == "delete" else ""
 
 
 def _print(

@@ -14,6 +14,7 @@ import typer
 from modelplane.cli.kinds import parse_pairs
 from modelplane.cli.options import Plain, PlainOutput
 from modelplane.cli.output import print_json, warn
+from modelplane.cli.progress import working
 from modelplane.cli.session import Session, command, make_app
 from modelplane.cli.words import size
 from modelplane.errors import InvalidResource
@@ -115,22 +116,23 @@ def push(  # noqa: PLR0913 - one parameter for each option
     """
     if artifact is None and serve_command is None:
         raise InvalidResource("nothing to push", hint="give --artifact, or --command")
-    done = session.client.push(
-        name,
-        version,
-        artifact,
-        format=artifact_format.value if artifact_format else None,
-        command=shlex.split(serve_command) if serve_command else (),
-        metrics=_parse_metrics(metric or ()),
-        parameters=parse_pairs("--parameter", parameter or ()),
-        datasets=list(dataset or ()),
-        requirements=requirements,
-        signature=_read_json("--signature", signature),
-        input_example=_read_json("--input-example", input_example),
-        tags=parse_pairs("--tag", tag or ()),
-        description=description,
-        training=Training(),
-    )
+    with working(f"pushing {name} {version}"):
+        done = session.client.push(
+            name,
+            version,
+            artifact,
+            format=artifact_format.value if artifact_format else None,
+            command=shlex.split(serve_command) if serve_command else (),
+            metrics=_parse_metrics(metric or ()),
+            parameters=parse_pairs("--parameter", parameter or ()),
+            datasets=list(dataset or ()),
+            requirements=requirements,
+            signature=_read_json("--signature", signature),
+            input_example=_read_json("--input-example", input_example),
+            tags=parse_pairs("--tag", tag or ()),
+            description=description,
+            training=Training(),
+        )
     for text in done.warnings:
         warn(text)
     if output is Plain.JSON:

@@ -21,6 +21,7 @@ from modelplane.cli.archive import restore as restore_state
 from modelplane.cli.members import keep_leftovers, keep_members
 from modelplane.cli.options import Plain, PlainOutput
 from modelplane.cli.output import print_json, print_table
+from modelplane.cli.progress import working
 from modelplane.cli.session import Session, command, make_app
 from modelplane.cli.words import size
 from modelplane.errors import Conflict, InvalidResource
@@ -47,7 +48,8 @@ def backup(
     It holds the database with the audit log and its signed head, and the artifacts; no secrets.
     """
     paths = load_settings(state=session.state).paths
-    size_bytes = asyncio.run(write_backup(paths, to.absolute()))
+    with working("copying the state"):
+        size_bytes = asyncio.run(write_backup(paths, to.absolute()))
     if output is Plain.JSON:
         print_json({"path": str(to), "sizeBytes": size_bytes})
     else:
@@ -75,7 +77,8 @@ def restore(
     paths.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with hold_lock(paths.lock):
         asyncio.run(_check_stopped(paths))
-        count = restore_state(source.absolute(), paths)
+        with working("checking and copying"):
+            count = restore_state(source.absolute(), paths)
     if output is Plain.JSON:
         print_json({"state": str(paths.state_dir), "artifacts": count})
     else:

@@ -95,6 +95,7 @@ def compute_revision(spec: ModelDeploymentSpec, version: ModelVersion) -> Revisi
         env=spec.env,
         resources=spec.resources,
         metrics_endpoint=spec.metrics_endpoint,
+        start_timeout_s=spec.start_timeout_s,
     )  # fmt: skip
     return make_revision(version.spec.model, version.spec.version, version.spec.artifact, runtime)
 

@@ -32,14 +32,15 @@ CANARY = {
     "minBake": "15s",
     "deadline": "100s",
     "analysis": {
-        "metrics": [{"name": "errors", "margin": 0.01}, {"name": "latency", "margin": 1.0}],
+        "metrics": [{"name": "errors", "margin": 0.01}],
         "interval": "3s",
         "onInconclusive": "hold",
     },
 }
 """Chosen so that 200 requests a second can answer it within a minute: a margin of one percentage
-point of errors needs about 1,000 requests to the candidate, and whether it is not twice as slow
-some thousand. The default margins ask for more than ten times as many."""
+point needs about 1,000 requests to the candidate; the default margin, and latency beside errors,
+ask for more than ten times as many. Latency is left out because training, replay and four
+servers share this one machine: its delays come in bursts, which the test rightly discounts."""
 
 VERSIONS = {"v1": "1.0.0", "v2": "2.0.0", "v3": "3.0.0"}
 STORIES = {
@@ -193,7 +194,7 @@ async def _follow(client: Client, name: str, environment: str, report: Report, s
             return
     raise TerminalError(
         f"{name} got no verdict in {environment} within {ROLLOUT_TIMEOUT_S:g} s",
-        hint="a very busy machine? try a lower --rate",
+        hint="on a very busy machine stable itself fails, and nothing can be told: try again",
     )
 
 
@@ -233,9 +234,8 @@ def _quality(metrics: Mapping[str, float]) -> str:
 
 
 def _describe(canary: Mapping[str, Any]) -> str:
-    worse = {"errors": "more", "latency": "slower"}
     metrics = ", ".join(
-        f"{metric['name']} at most {metric['margin']:.0%} {worse[metric['name']]}"
+        f"{metric['name']}, at most {metric['margin']:.0%} more than stable's"
         for metric in canary["analysis"]["metrics"]
     )
     return (

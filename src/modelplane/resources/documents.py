@@ -19,7 +19,7 @@ from modelplane.errors import FieldError, InvalidResource
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 50
-MAX_VALUES = 100_000
+MAX_VALUES = 50_000
 
 Location = tuple[str | int, ...]
 """Where a value is: keys and list positions from the top of its document."""

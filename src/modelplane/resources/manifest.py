@@ -357,7 +357,9 @@ def _written_names(kind: type[AnyResource]) -> tuple[str, ...]:
 
 
 def _comparable_version(value: object) -> object:
+    """Return a version so that spellings of the same are equal; numbers are the registry's."""
+    text = str(value)
     try:
-        return parse_version(str(value))
+        return text if text.isdecimal() else parse_version(text)
     except ValueError:
         return value

@@ -51,6 +51,12 @@ class ModelDeploymentSpec(Part):
     try_timeout_s: Duration = Field(
         default=20.0, alias="tryTimeout", description="How long one attempt at a replica may take."
     )
+    start_timeout_s: Duration = Field(
+        default=300.0,
+        gt=0,
+        alias="startTimeout",
+        description="How long a model server may take from its start until it is ready.",
+    )
     metrics_endpoint: str | None = Field(
         default=None,
         pattern=r"^/",

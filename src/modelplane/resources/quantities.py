@@ -6,6 +6,7 @@ Used by the resource types; each parses the field's usual spellings, keeps one u
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -49,13 +50,14 @@ def parse_duration(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError(f"not a duration: {value!r}; write it like 30s, 2m or 1h30m")
     if isinstance(value, int | float):
-        seconds = float(value)
+        seconds = float(value) if abs(value) < 1e12 else math.inf
     else:
         text = str(value).strip()
         parts = _DURATION_PART.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             raise ValueError(f"not a duration: {value!r}; write it like 30s, 2m or 1h30m")
-        seconds = sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
+        exact = sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
+        seconds = round(exact, 3) if math.isfinite(exact) else math.inf
     if not 0 <= seconds < 10 * 366 * 86400:
         raise ValueError(f"a duration lies between 0 and ten years, got {value!r}")
     return seconds
@@ -115,7 +117,10 @@ def parse_size(value: Any) -> int:
     match = _SIZE.fullmatch(str(value).strip())
     if not match:
         raise ValueError(f"not a size: {value!r}; write it like 512Mi or 2G")
-    return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+    size_bytes = float(match[1]) * _SIZE_UNITS[match[2] or ""]
+    if size_bytes > 2**60:
+        raise ValueError(f"a size lies below 1024 Pi, got {str(value)[:40]!r}")
+    return int(size_bytes)
 
 
 def format_size(size_bytes: int) -> str:
