@@ -1,4 +1,4 @@
-"""Runs the tests: the fast set in parallel, then the end-to-end set one by one.
+"""Runs the tests: the fast set, the slow ones, then the end-to-end set one by one.
 
 Called by `make test`. Says plainly what is skipped and how to get it; with CI=true nothing may
 be skipped, so a skipped test fails the run.
@@ -28,11 +28,13 @@ def main() -> int:
     """Run both sets and return the worst exit code."""
     os.chdir(Path(__file__).resolve().parent.parent)
     workers = str(min(os.cpu_count() or 1, 4))
-    fast = _run("fast tests", "-m", "not e2e", "-n", workers, "--dist", "loadfile")
+    parallel = ("-n", workers, "--dist", "loadfile")
+    fast = _run("fast tests", "-m", "not e2e and not slow", *parallel)
     if "--fast" in sys.argv[1:]:
         return fast
+    slow = _run("slow tests", "-m", "slow and not e2e", *parallel)
     end_to_end = _run("end-to-end tests", "-m", "e2e", "--durations=10")
-    return fast or end_to_end
+    return fast or slow or end_to_end
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ async def test_a_reader_changes_nothing_through_any_route(shared_world: World) -
         response = await shared_world.call(method, path.removeprefix("/api/v1"), {}, token=READER)
         assert response.status_code == 403, f"{method} {path}"
         assert response.json()["code"] == "forbidden"
+        assert "(rule default-deny)" in response.json()["detail"]
     assert await shared_world.store.audit() == before
 
 
@@ -251,6 +252,7 @@ TARGETS = [
 
 @settings(max_examples=30)
 @given(bodies=st.lists(st.tuples(st.sampled_from(TARGETS), BODIES), min_size=10, max_size=10))
+@pytest.mark.slow
 async def test_no_body_makes_an_error_of_ours(
     shared_world: World,
     bodies: list[tuple[tuple[str, str], dict[str, Any]]],

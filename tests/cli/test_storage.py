@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
@@ -16,6 +17,7 @@ import pytest
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.client.artifacts import digest_tree
+from modelplane.errors import NoSpace
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata, Subject
 from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec
@@ -78,6 +80,29 @@ def state(tmp_path: Path) -> Paths:
     return paths
 
 
+@pytest.mark.parametrize("failing", range(4))
+def test_a_disk_that_is_full_leaves_a_state_that_can_be_prepared_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    paths = Paths(tmp_path / "state")
+    calls = iter(range(100))
+
+    def fsync(_: int) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("modelplane.wiring.state.os.fsync", fsync)
+        with pytest.raises(NoSpace):
+            prepare_state(paths)
+    assert not paths.version.exists()
+    prepare_state(paths)
+    assert paths.version.read_text() == "1\n"
+    for secret in (paths.admin_token, paths.agent_token, paths.gateway_token):
+        assert secret.read_text().startswith("mp_")
+    assert not list(paths.state_dir.glob("*.new"))
+
+
 def test_a_backup_restores_into_another_directory(run: Run, state: Paths, tmp_path: Path) -> None:
     digest = add_tree(state.artifacts, "weights")
     to = tmp_path / "copy"
@@ -111,6 +136,17 @@ def test_a_backup_replaces_nothing_and_needs_a_state(
     nothing = run("backup", str(tmp_path / "b"), "--state", str(tmp_path / "none"))
     assert nothing.exit_code == 4
     assert not (tmp_path / "none").exists()
+
+
+def test_a_backup_of_an_altered_artifact_is_refused(run: Run, state: Paths, tmp_path: Path) -> None:
+    digest = add_tree(state.artifacts, "weights")
+    tree = state.artifacts / digest.removeprefix("sha256:")
+    (tree / "model.onnx").write_text("altered")
+    result = run("backup", str(tmp_path / "copy"), "--state", str(state.state_dir))
+    assert result.exit_code == 1
+    assert f"{tree} was altered" in result.stderr
+    assert "push the same bytes again" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_damaged_backup_changes_nothing(run: Run, state: Paths, tmp_path: Path) -> None:

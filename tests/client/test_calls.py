@@ -238,6 +238,7 @@ async def test_telemetry_is_sent_again_because_batches_have_names() -> None:
     assert TelemetryBatch.model_validate_json(seen[1]) == batch
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light_and_gives_the_clients(tmp_path: Path) -> None:
     code = (
         "import sys, modelplane; heavy = {'httpx', 'pydantic', 'asyncio'} & set(sys.modules); "

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 import uuid
 from collections.abc import AsyncIterator
@@ -224,6 +225,22 @@ class TestReading:
             file.write(b"other")
         with pytest.raises(TerminalError, match=f"{name} {what}"):
             await anext(aiter(blobs.read(digest)))
+
+    async def test_altered_bytes_are_mended_as_the_error_says(
+        self, tmp_path: Path, model: Path
+    ) -> None:
+        blobs = TreeBlobs(str(tmp_path / "store"))
+        digest = digest_tree(model).digest
+        await blobs.put(stream(model), digest)
+        tree = tmp_path / "store" / digest.removeprefix("sha256:")
+        (tree / "MLmodel").write_text("other")
+        with pytest.raises(TerminalError) as caught:
+            await anext(aiter(blobs.read(digest)))
+        assert f"restore {tree} from a backup, or remove it and push" in caught.value.hint
+        shutil.rmtree(tree)
+        assert await blobs.find(digest) is None
+        await blobs.put(stream(model), digest)
+        assert await anext(aiter(blobs.read(digest)))
 
     async def test_lost_and_added_files_are_named(
         self, url: str, blobs: Blobs, model: Path

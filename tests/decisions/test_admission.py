@@ -103,6 +103,7 @@ BEHAVIOUR = st.fixed_dictionaries(
         "requirements": st.sampled_from([None, "numpy==2.1"]),
         "metrics_endpoint": st.sampled_from([None, "/metrics"]),
         "resources": st.sampled_from([{}, {"cpu": 2.0}, {"memory": 1024}]),
+        "start_timeout_s": st.sampled_from([300.0, 10.0]),
     },
 )
 

@@ -71,6 +71,7 @@ def warmed(
     return absorb(start_evidence("uid", settings), ticks, settings)
 
 
+@pytest.mark.slow
 class TestRollouts:
     def test_a_healthy_candidate_reaches_half_of_the_traffic_and_passes(self) -> None:
         outcome = roll_out(Traffic(seed=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,6 +198,7 @@ def test_a_first_record_that_follows_another_is_named() -> None:
     assert (1, "altered") in faults(verify([other, *records[1:]], head_of(records)))
 
 
+@pytest.mark.slow
 def test_faults_of_a_ruined_log_are_bounded() -> None:
     records = [old.with_(subject="mallory") for old in chain(1_500)]
     report = verify(records)

@@ -24,6 +24,8 @@ from modelplane.errors import InvalidResource, TerminalError
 from modelplane_runtime.models.estimators import EstimatorModel
 from modelplane_runtime.models.skops_file import load_skops
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[[str], TrainedModel]
 
 

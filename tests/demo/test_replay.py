@@ -21,6 +21,8 @@ from modelplane.demo.replay import (
 )
 from modelplane.errors import Conflict, InvalidResource
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def replayed() -> Flights:

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,3 +54,20 @@ def test_envoy_takes_the_bootstrap(config: GatewayConfig) -> None:
     assert command[0] == str(envoy_binary())
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_process_with_the_configuration_server_forks_without_grpcs_handlers() -> None:
+    # With them, a child that only execs crashes now and then before it does.
+    program = (
+        "import modelplane.adapters.proxy.ads, os; print(os.environ['GRPC_ENABLE_FORK_SUPPORT'])"
+    )
+    environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "0\n"

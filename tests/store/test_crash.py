@@ -18,6 +18,8 @@ from modelplane.ports.store import Change
 from modelplane.resources.model import Model
 from tests.store.stores import creation, model, open_store, transaction
 
+pytestmark = pytest.mark.slow
+
 SEED = 20260105
 ROUNDS = 5
 

@@ -46,7 +46,7 @@ class Context:
         subject = await self.identities.identify(request.headers.get("authorization"))
         decision = authorize(subject, verb, kind, environment)
         if isinstance(decision, Refused):
-            raise Forbidden(decision.message)
+            raise Forbidden(f"{decision.message} (rule {decision.rule})")
         _check_query(request)
         return subject
 

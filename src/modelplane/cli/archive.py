@@ -21,7 +21,7 @@ from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.store.backup import restore_backup
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.client.artifacts import digest_tree
-from modelplane.errors import Conflict, NotFound, TerminalError
+from modelplane.errors import Conflict, InvalidResource, NotFound, TerminalError
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.replica import Replica
 from modelplane.settings import STATE_FORMAT, Paths
@@ -51,6 +51,8 @@ async def write_backup(paths: Paths, to: Path) -> int:
         There is no state.
     Conflict
         `to` exists.
+    TerminalError
+        An artifact was altered: the copy would not be worth keeping.
     """
     if to.exists():
         raise Conflict(f"{to} exists already", hint="a backup never replaces anything")
@@ -63,6 +65,12 @@ async def write_backup(paths: Paths, to: Path) -> int:
             await store.backup(partial / STORE)
         ignored = shutil.ignore_patterns(_PARTIAL)
         shutil.copytree(paths.artifacts, partial / ARTIFACTS, ignore=ignored)
+        for tree in _artifacts_of(partial):
+            if not _is_whole(tree):
+                raise TerminalError(
+                    f"the artifact {paths.artifacts / tree.name} was altered",
+                    hint="remove it and push the same bytes again; then make the backup",
+                )
         shutil.copyfile(paths.version, partial / VERSION)
         partial.rename(to)
     except BaseException:
@@ -103,9 +111,9 @@ def restore(backup: Path, paths: Paths) -> int:
         It is damaged, or of a newer format; nothing was changed.
     """
     check_backup(backup)
-    artifacts = sorted(path for path in (backup / ARTIFACTS).iterdir() if path.is_dir())
+    artifacts = _artifacts_of(backup)
     for tree in artifacts:
-        if digest_tree(tree).digest != f"sha256:{tree.name}":
+        if not _is_whole(tree):
             raise TerminalError(f"{tree} was altered", hint="use another backup")
     for directory in (paths.state_dir, paths.artifacts, paths.audit):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,6 +127,18 @@ def restore(backup: Path, paths: Paths) -> int:
     restore_backup(backup / STORE, paths.database, paths.audit)
     paths.version.write_text(f"{STATE_FORMAT}\n")
     return len(artifacts)
+
+
+def _artifacts_of(backup: Path) -> list[Path]:
+    return sorted(path for path in (backup / ARTIFACTS).iterdir() if path.is_dir())
+
+
+def _is_whole(tree: Path) -> bool:
+    """Whether an artifact has the digest that names it."""
+    try:
+        return digest_tree(tree).digest == f"sha256:{tree.name}"
+    except InvalidResource:
+        return False
 
 
 def check_backup(backup: Path) -> None:

@@ -29,7 +29,7 @@ _MEMBERS = {"control-plane": ("modelplane.wiring.control_plane", 15.0),
 
 _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORTS = {"staging": 7081, "production": 7082}
-_CONNECT_TIMEOUT_S = 1.0
+_ANSWER_TIMEOUT_S = 1.0
 
 
 def child_variables(overrides: Mapping[str, object], paths: Paths) -> dict[str, str]:
@@ -104,13 +104,14 @@ async def find_gateways(settings: Settings) -> dict[str, str] | None:
 
 def _find_gateways(settings: Settings) -> dict[str, str] | None:
     try:
-        with Client(settings.api_url, _read_token(settings.paths.admin_token)) as client:
+        token = _read_token(settings.paths.admin_token)
+        with Client(settings.api_url, token, timeout_s=_ANSWER_TIMEOUT_S) as client:
             environments = client.list(Environment).items
         found = {}
         for environment in sorted(environments, key=lambda e: e.spec.order):
             gateway = environment.spec.gateway
             host = _DEFAULT_HOST if gateway.host in {"0.0.0.0", "::"} else gateway.host  # noqa: S104
-            with socket.create_connection((host, gateway.port), _CONNECT_TIMEOUT_S):
+            with socket.create_connection((host, gateway.port), _ANSWER_TIMEOUT_S):
                 found[environment.metadata.name] = f"http://{host}:{gateway.port}"
     except (ModelplaneError, OSError):
         return None

@@ -208,8 +208,9 @@ def _decide_before_traffic(moment: _Moment) -> RolloutDecision:
     observed, spec = moment.observed, moment.spec
     failed = next((r for r in observed.replicas if r.status.phase == "Failed"), None)
     if failed is not None:
-        tail = f"\n{failed.status.log_tail}" if failed.status.log_tail else ""
-        message = f"replica {failed.metadata.name}: {failed.status.message}{tail}"
+        status = failed.status
+        tail = f"\n{status.log_tail}" if status.log_tail else ""
+        message = f"replica {failed.metadata.name}: {status.reason}: {status.message}{tail}"
         return moment.finish(Verdict.FAIL, Reason.START_FAILED, message)
     ready = sum(replica.status.phase == "Ready" for replica in observed.replicas)
     if ready < observed.replicas_wanted:

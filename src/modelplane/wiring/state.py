@@ -47,9 +47,9 @@ def prepare_state(paths: Paths) -> None:
         paths.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in (paths.admin_token, paths.agent_token, paths.gateway_token):
             if not file.exists():
-                _write_secret(file, f"mp_{secrets.token_urlsafe(32)}")
+                _write_whole(file, f"mp_{secrets.token_urlsafe(32)}")
         if not paths.version.exists():
-            paths.version.write_text(f"{STATE_FORMAT}\n")
+            _write_whole(paths.version, str(STATE_FORMAT))
     except OSError as error:
         if error.errno == 28:
             raise NoSpace(f"the disk of {paths.state_dir} is full") from error
@@ -59,13 +59,13 @@ def prepare_state(paths: Paths) -> None:
         ) from error
 
 
-def _write_secret(file: Path, secret: str) -> None:
-    """Write a secret so that it is never readable by others, not even for a moment."""
+def _write_whole(file: Path, text: str) -> None:
+    """Write a line whole or not at all, and never readable by others, not even for a moment."""
     temporary = file.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
-        stream.write(secret + "\n")
+        stream.write(text + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     temporary.rename(file)

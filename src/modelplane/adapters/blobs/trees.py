@@ -39,7 +39,6 @@ from modelplane.ports.blobs import StoredTree
 
 _PARTIAL = ".partial-"
 _FILES = ".files-"
-_RESTORE = "restore it from a backup, or push the version under a new number"
 _BUFFER_BYTES = 1 << 20
 
 
@@ -179,12 +178,12 @@ class TreeBlobs:
             found = digest_files(tree)
         except InvalidResource as error:
             raise TerminalError(
-                f"the stored artifact {digest} was altered: {error}", hint=_RESTORE
+                f"the stored artifact {digest} was altered: {error}", hint=_repair(place)
             ) from error
         if combine_digests(found).digest != digest:
             raise TerminalError(
                 f"the stored artifact {digest} was altered: {self._difference(digest, found)}",
-                hint=_RESTORE,
+                hint=_repair(place),
             )
         return tree
 
@@ -262,6 +261,10 @@ class TreeBlobs:
             return [FileDigest(**file) for file in json.loads(text)]
         except (OSError, ValueError, TypeError):
             return None  # they only help to name a file
+
+
+def _repair(place: str) -> str:
+    return f"restore {place} from a backup, or remove it and push the same bytes again"
 
 
 def _change(before: FileDigest | None, after: FileDigest | None) -> str:
