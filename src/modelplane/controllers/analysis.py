@@ -30,6 +30,7 @@ from modelplane.decisions.analysis import (
     start_evidence,
     tick_from_batch,
 )
+from modelplane.decisions.rollout import ramp_steps
 from modelplane.errors import InvalidResource, ModelplaneError
 from modelplane.ports.clock import Clock
 from modelplane.ports.metrics import Metrics
@@ -54,6 +55,7 @@ class _Case:
     rollout: Rollout
     deployment: ModelDeployment
     settings: AnalysisSettings
+    steps: tuple[float, ...]
 
     @property
     def uid(self) -> str:
@@ -147,7 +149,7 @@ class AnalysisController:
             analysis = strategy.canary.analysis
             rules = tuple(MetricSettings(m.name, m.margin, m.weight) for m in analysis.metrics)
             settings = AnalysisSettings(alpha=analysis.alpha, metrics=rules)
-            cases.append(_Case(rollout, deployment, settings))
+            cases.append(_Case(rollout, deployment, settings, ramp_steps(strategy.canary)))
         return cases
 
     async def _states(self, cases: Sequence[_Case]) -> list[EvidenceState]:
@@ -234,10 +236,11 @@ def _read_state(record: Mapping[str, Any] | None) -> EvidenceState | None:
 def _judgement(case: _Case, state: EvidenceState, verdict: AnalysisVerdict) -> Judgement | None:
     if state.last_at is None:
         return None
-    ramp = RampSettings(shielded=case.deployment.spec.idempotent)
+    ramp = RampSettings(weights_pct=case.steps, shielded=case.deployment.spec.idempotent)
     rate_rps = state.request_rate_rps
     return Judgement(
-        step_id=state.step_id,
+        # Counts of a step say something of the candidate only once a request has met it there.
+        step_id=state.step_id if state.step_candidate_requests > 0 else -1,
         at=state.step_at or state.last_at,
         warm=verdict.warm,
         harm=verdict.harm,

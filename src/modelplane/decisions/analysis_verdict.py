@@ -109,9 +109,9 @@ class MetricVerdict:
             f"{self.stable / 1000:.3g} ms of stable"
         )
         if self.verdict == "harm":
-            return f"{times}, more often slow than stable with a fifth added"
+            return f"{times}, more often slow than stable with the margin added"
         if self.verdict == "pass":
-            return f"{times}, at most a fifth slower at p95 and p99"
+            return f"{times}, within the margin at p95 and p99"
         return times if self.margin is not None else f"{times}, still learning what is normal"
 
 

@@ -224,8 +224,7 @@ async def _replay(url: str, flights: Any, rate_per_s: float) -> AsyncIterator[Re
 async def _account(client: Client, report: Report, seen_by_clients: int) -> None:
     """Separate what versions failed in the clients' sight from what the platform failed."""
     traffic = await _call(client.traffic, NAME, "production", seconds=3600)
-    by_version = traffic.get("versions", [])
-    of_versions = sum(version.get("clientFailures", 0) for version in by_version)
+    of_versions = sum(variant["clientFailures"] for variant in traffic["variants"])
     report.platform_failures = max(0, seen_by_clients - of_versions)
 
 

@@ -68,7 +68,9 @@ class Judgement(Part):
     rollout decision and by people watching. Data, so no change of it is audited.
     """
 
-    step_id: int = Field(description="The newest step that counts have arrived for.")
+    step_id: int = Field(
+        description="The newest step in which a request met the candidate; -1 before any did."
+    )
     at: datetime = Field(description="End of the newest interval in it.")
     warm: bool = Field(default=False, description="Stable has been seen enough to judge against.")
     harm: bool = False

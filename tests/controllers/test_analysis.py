@@ -1,0 +1,150 @@
+"""The analysis controller: evidence survives it, a batch counts once, and nothing grows unseen."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from modelplane.adapters.metrics.ring import MetricsRing
+from modelplane.controllers.analysis import AnalysisController
+from modelplane.decisions.judgements import read_judgement
+from modelplane.resources.meta import ResourceKey
+from modelplane.resources.rollout import Judgement
+from modelplane.resources.strategy import CanaryStrategy, Strategy
+from modelplane.resources.telemetry import SplitInForce, TelemetryBatch, VariantSample
+from tests.controllers.plane import Plane, open_plane, revision
+
+V1, V2 = revision("1.0.0"), revision("2.0.0")
+QUICK = Strategy(canary=CanaryStrategy(min_bake_s=20))
+
+
+class Bench:
+    """A plane with a rollout at its first step, and a gateway that reports what it is told."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.metrics = MetricsRing()
+        self.woken: list[ResourceKey] = []
+        self.sequence = 0
+
+    async def start(self) -> None:
+        await self.plane.declare(QUICK)
+        await self.plane.promote(V1)
+        await self.plane.settle()
+        for _ in range(20):
+            await self.second(stable=100)
+        await self.plane.promote(V2)
+        await self.plane.settle()
+        self.controller = await self.new_controller()
+
+    async def new_controller(self) -> AnalysisController:
+        plane = self.plane
+        controller = AnalysisController(
+            plane.store, self.metrics, plane.fence, plane.clock, self.woken.append
+        )
+        rollout = await plane.rollout()
+        controller._running = {rollout.metadata.uid: rollout}
+        return controller
+
+    async def second(self, stable: int, candidate: int = 0, failed: int = 0) -> None:
+        """One second passes at the gateway; the batch arrives twice, as batches may."""
+        self.plane.clock.step(1)
+        self.sequence += 1
+        deployment = await self.plane.deployment()
+        splits = {}
+        if deployment.status.rollouts > 1:
+            rollout = await self.plane.rollout()
+            splits["delay"] = SplitInForce(
+                rollout_uid=rollout.metadata.uid, step_id=rollout.status.step_id
+            )
+        samples = [
+            VariantSample(deployment="delay", revision=V1.short, requests=stable, failures=0),
+            VariantSample(
+                deployment="delay", revision=V2.short, requests=candidate, failures=failed
+            ),
+        ]
+        batch = TelemetryBatch(
+            environment="production",
+            proxy="production/local",
+            boot_id="boot",
+            sequence=self.sequence,
+            at=self.plane.clock.now(),
+            seconds=1.0,
+            samples=tuple(samples),
+            splits=splits,
+        )
+        self.metrics.record(batch)
+        self.metrics.record(batch)
+
+    async def judgement(self) -> Judgement:
+        uid = (await self.plane.rollout()).metadata.uid
+        judgement = read_judgement((await self.plane.store.evidence([uid])).get(uid))
+        assert judgement is not None
+        return judgement
+
+
+async def test_counts_without_a_candidate_request_say_nothing_of_the_step(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        for _ in range(10):
+            await bench.second(stable=100)
+            await bench.controller.tick()
+            await plane.settle()
+        assert (await bench.judgement()).step_id == -1
+        assert (await plane.rollout()).status.weight_pct == 1
+        assert (await plane.rollout()).status.reason == "WaitingForTraffic"
+
+
+async def test_a_batch_counts_once_also_after_a_restart(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        for _ in range(5):
+            await bench.second(stable=99, candidate=1)
+        await bench.controller.tick()
+        await bench.controller.tick()
+        first = await bench.judgement()
+        assert first.candidate_requests == 5
+        again = await bench.new_controller()
+        await again.tick()
+        assert await bench.judgement() == first
+        await bench.second(stable=99, candidate=1)
+        await again.tick()
+        assert (await bench.judgement()).candidate_requests == 6
+
+
+async def test_a_failing_candidate_is_rolled_back_within_a_few_failures(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        for _ in range(30):
+            await bench.second(stable=99, candidate=1, failed=1)
+            await bench.controller.tick()
+            await plane.settle()
+            if (await plane.rollout()).finished:
+                break
+        rollout = await plane.rollout()
+        assert (rollout.status.phase, rollout.status.reason) == ("RolledBack", "Harm")
+        assert 3 <= rollout.status.failed_requests <= 12
+        assert bench.woken
+
+
+async def test_what_was_kept_is_confirmed_only_once_it_is_durable(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        await bench.second(stable=99, candidate=1)
+        position = ("production/local", "boot")
+        before = bench.metrics.positions()[position]
+        late = TelemetryBatch(
+            environment="production",
+            proxy="production/local",
+            boot_id="boot",
+            sequence=before + 1,
+            at=plane.clock.now() + timedelta(seconds=1),
+            seconds=1.0,
+        )
+        assert bench.metrics.record(late).confirmed_sequence == 0
+        await bench.controller.tick()
+        assert bench.metrics.record(late).confirmed_sequence == before + 1
