@@ -14,7 +14,13 @@ from modelplane.client.artifacts import digest_tree
 from modelplane.decisions.routing import RoutePlan
 from modelplane.errors import Conflict, NotFound, TransientError
 from modelplane.ports.gateways import GatewayCommand
-from modelplane.ports.servers import Prediction, PreparationFailed, Readiness, ServerCommand
+from modelplane.ports.servers import (
+    Prediction,
+    PreparationFailed,
+    Readiness,
+    Scrape,
+    ServerCommand,
+)
 from modelplane.ports.store import Change
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.job import Job, JobSpec
@@ -148,6 +154,8 @@ class FakeServers:
     prediction: Prediction = field(default_factory=lambda: Prediction(True))
     predictions: list[Mapping[str, Any]] = field(default_factory=list)
     prepared: list[tuple[str, Path]] = field(default_factory=list)
+    told: Scrape | Exception = field(default_factory=lambda: Scrape({"rows_total": 7.0}))
+    scrapes: list[tuple[Path, str]] = field(default_factory=list)
 
     async def prepare(
         self, replica: Replica, artifact: Path, socket: Path
@@ -165,6 +173,12 @@ class FakeServers:
     ) -> Prediction:
         self.predictions.append(request)
         return self.prediction
+
+    async def scrape(self, socket: Path, path: str) -> Scrape:
+        self.scrapes.append((socket, path))
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
 
     def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
         return {"PATH": "/bin", **env}

@@ -92,7 +92,7 @@ async def test_tags_and_description_change_and_are_audited(world: World) -> None
     version = await world.store.get(ModelVersion, "fraud@1.0.0")
     assert version.status.tags == {"team": "risk", "tier": "1"}
     assert version.status.description == "with weather"
-    records = await world.store.audit(key=version.key)
+    records = await world.store.audit(kind="ModelVersion", name="fraud@1.0.0")
     assert [record.action for record in records] == ["push", "tag", "describe"]
     assert records[-1].reason == "docs"
 

@@ -91,45 +91,38 @@ spec:
 # What is written ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (manifest("  version: [1.0.0"), ("line 7, column 1", "look at the indentation")),
-        (manifest("  version: 1.0.0\n  replicas: many"), ("spec.replicas", "many", "line 7")),
-        (
-            manifest("  version: 1.0.0\n  strategy: {canary: {traffic: 101 %}}"),
-            ("strategy.canary.traffic", "101", "100"),
-        ),
-        (
-            manifest("  version: 1.0.0\n  strategy: {canary: {steps: [5, 25, 10]}}"),
-            ("strategy.canary.steps", "rise"),
-        ),
-        (
-            manifest("  version: 1.0.0\n  replcas: 2"),
-            ("spec.replcas", "did you mean", "replicas"),
-        ),
-        (manifest("  version: one"), ("spec.version", "one", "1.2.0")),
-        (manifest("  {}", kind="ModelDeploiment"), ("ModelDeploiment", "ModelDeployment")),
-        (manifest("  version: 1.0.0\n  version: 2.0.0"), ("version", "line 7")),
-        (manifest("  version: 1.0.0\n  startTimeout: soon"), ("spec.startTimeout", "30s")),
-    ],
-    ids=[
-        "malformed",
-        "type",
-        "101-percent",
-        "falling-steps",
-        "unknown-field",
-        "version",
-        "kind",
-        "twice",
-        "duration",
-    ],
-)
+FAULTS = {
+    "malformed": ("version: [1.0.0", ("line 7, column 1", "look at the indentation")),
+    "type": ("replicas: many", ("spec.replicas", "many", "line 6")),
+    "101-percent": (
+        "strategy: {canary: {traffic: 101 %}}",
+        ("strategy.canary.traffic", "101", "100"),
+    ),
+    "falling-steps": (
+        "strategy: {canary: {steps: [5, 25, 10]}}",
+        ("strategy.canary.steps", "rise"),
+    ),
+    "unknown-field": ("replcas: 2", ("spec.replcas", "did you mean", "replicas")),
+    "version": ("version: one", ("spec.version", "one", "1.2.0")),
+    "twice": ("version: 1.0.0\n  version: 2.0.0", ("version", "line 7")),
+    "duration": ("startTimeout: soon", ("spec.startTimeout", "30s")),
+}
+
+
+@pytest.mark.parametrize(("spec", "says"), FAULTS.values(), ids=FAULTS.keys())
 def test_a_manifest_with_a_fault_is_refused_at_its_place(
-    plane: Modelplane, text: str, says: tuple[str, ...]
+    plane: Modelplane, spec: str, says: tuple[str, ...]
 ) -> None:
+    text = manifest(f"  {spec}")
     refuse(plane, "validate", "-f", "-", input=text, code=2, says=says)
     refuse(plane, "apply", "-f", "-", input=text, code=2, says=says)
+
+
+def test_an_unknown_kind_is_told_with_the_nearest_one(plane: Modelplane) -> None:
+    text = manifest("  {}", kind="ModelDeploiment")
+    refuse(
+        plane, "apply", "-f", "-", input=text, code=2, says=("ModelDeploiment", "ModelDeployment")
+    )
 
 
 def test_one_fault_in_a_folder_keeps_all_of_it_from_being_applied(
@@ -186,12 +179,8 @@ spec: {modelVersion: v3.2.1, strategy: Canary, canaryTraffic: 10%, metricsEndpoi
 apiVersion: mcp.example/v1
 kind: ModelDeployment
 metadata: {name: fraud}
-spec:
-  environment: production
-  modelVersion: v3.2.1
-  strategy: CANARY
-  canaryTraffic: 10
-  metricsEndpoint: /metrics
+spec: {environment: production, modelVersion: v3.2.1, strategy: CANARY, canaryTraffic: 10,
+       metricsEndpoint: /metrics}
 """,
     "beside-metadata": """
 apiVersion: mcp.example/v1
@@ -204,11 +193,7 @@ strategy: {canary: {traffic: 10%}}
 apiVersion: modelplane.dev/v1
 kind: ModelDeployment
 metadata: {name: fraud, environment: production}
-spec:
-  model: fraud
-  version: 3.2.1
-  metricsEndpoint: /metrics
-  strategy: {canary: {steps: [10]}}
+spec: {model: fraud, version: 3.2.1, metricsEndpoint: /metrics, strategy: {canary: {steps: [10]}}}
 """,
 }
 ANALYSED = {
@@ -305,14 +290,7 @@ def test_a_version_that_is_deployed_is_not_deleted(plane: Modelplane) -> None:
 def fail_to_deploy(plane: Modelplane, version: str, **spec: Any) -> Rollout:
     """Declare a version that cannot serve; return its failed rollout. Stable is not touched."""
     stable = plane.deployment().status.stable
-    text = json.dumps(
-        {
-            "apiVersion": "modelplane.dev/v1",
-            "kind": "ModelDeployment",
-            "metadata": {"name": "test"},
-            "spec": {"version": version, "strategy": CANARY, **spec},
-        }
-    )
+    text = manifest("  " + json.dumps({"version": version, "strategy": CANARY, **spec}))
     done = plane.cli("apply", "-f", "-", "--wait", "--timeout", "90s", input=text, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     rollout = plane.rollout()
