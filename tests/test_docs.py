@@ -11,6 +11,7 @@ import pytest
 
 from modelplane.cli.document import EXAMPLES, build_pages, walk_commands
 from modelplane.cli.main import COMMANDS
+from modelplane.decisions.rollout import Reason
 from modelplane.resources.kinds import KINDS
 from modelplane.resources.manifest import read_documents
 from modelplane.settings import Settings
@@ -90,3 +91,11 @@ def test_the_example_of_a_kind_is_valid(kind: str) -> None:
 
 def test_every_declared_kind_has_an_example() -> None:
     assert set(EXAMPLES) == {name for name, kind in KINDS.items() if kind.declared}
+
+
+def test_the_guides_name_every_reason_and_every_setting() -> None:
+    rollouts = (DOCS / "guides" / "rollouts.md").read_text()
+    assert [reason.value for reason in Reason if f"`{reason.value}`" not in rollouts] == []
+    operating = (DOCS / "guides" / "operating.md").read_text()
+    names = [f"MODELPLANE_{name.upper()}" for name in Settings.model_fields]
+    assert [name for name in names if name not in operating] == []
