@@ -192,6 +192,58 @@ async def test_the_audit_log_is_read_in_pages_and_exported_whole(world: World) -
     assert "signedHead" in json.loads(lines[-1])
 
 
+async def test_the_audit_log_is_read_from_its_end(world: World) -> None:
+    for name in "abcd":
+        await world.ok("PUT", f"/models/{name}", {})
+    everything = (await world.ok("GET", "/audit"))["items"]
+    newest = await world.ok("GET", "/audit", last=2)
+    assert newest["items"] == everything[-2:]
+    assert newest["metadata"]["next"] == everything[-1]["sequence"]
+    assert (await world.ok("GET", "/audit", last=5, name="a"))["items"] == [
+        record for record in everything if record["name"] == "a"
+    ]
+    bad: list[dict[str, Any]] = [
+        {"last": 2, "after": 0},
+        {"last": 0},
+        {"last": 1001},
+        {"after": 10**30},
+    ]
+    for query in bad:
+        assert (await world.call("GET", "/audit", **query)).status_code == 422
+
+
+async def test_scraped_metrics_are_shown_with_the_version(world: World) -> None:
+    await world.push("fraud", "1.0.0")
+    deployed = await world.deploy("fraud")
+    revision = deployed["promotion"]["spec"]["revision"]["digest"][:10]
+    at = (world.clock.now() - timedelta(seconds=5)).isoformat().replace("+00:00", "Z")
+    scrape = {"deployment": "fraud", "revision": revision, "at": at}
+    scraped = [
+        {**scrape, "replica": "r-0", "samples": {'rows_total{model="fraud"}': 7.0}},
+        {**scrape, "replica": "r-1", "error": "GET /metrics was answered 404"},
+    ]
+    batch = {
+        "environment": "production",
+        "proxy": "production/local",
+        "bootId": "b",
+        "sequence": 1,
+        "at": at,
+        "seconds": 1.0,
+        "scraped": scraped,
+    }
+    assert (await world.call("POST", "/telemetry", batch, token=AGENT)).status_code == 200
+    (variant,) = (await world.ok("GET", "/model-deployments/fraud:traffic"))["variants"]
+    assert (variant["revision"], variant["requests"]) == (revision, 0)
+    healthy, failing = variant["metrics"]["r-0"], variant["metrics"]["r-1"]
+    assert healthy == {
+        "at": at, "samples": {'rows_total{model="fraud"}': 7.0}, "truncated": False, "error": "",
+    }  # fmt: skip
+    assert (failing["samples"], failing["error"]) == ({}, "GET /metrics was answered 404")
+    scraped[0]["samples"] = {f"m{i}": 1.0 for i in range(51)}
+    refused = await world.call("POST", "/telemetry", {**batch, "sequence": 2}, token=AGENT)
+    assert refused.status_code == 422, "scrapes are bounded"
+
+
 async def test_telemetry_comes_in_once_and_goes_out_as_totals(world: World) -> None:
     await world.push("fraud", "1.0.0")
     deployed = await world.deploy("fraud")

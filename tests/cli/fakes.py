@@ -144,6 +144,7 @@ class FakeClient(Client):
         self.made_promotion: Promotion | None = None
         self.warnings: tuple[str, ...] = ()
         self.asked: list[tuple[Any, ...]] = []
+        self.variants: list[dict[str, Any]] = []
         self.verification: dict[str, Any] = {"verified": True, "records": 12, "faults": []}
 
     def play(self, kind: str, *answers: AnyResource | ModelplaneError) -> None:
@@ -241,6 +242,12 @@ class FakeClient(Client):
     ) -> Applied[Rollout]:
         self.asked.append((verb, deployment, environment, reason))
         return Applied("changed", rollout())
+
+    def traffic(
+        self, deployment: str, environment: str = "production", *, seconds: int = 60
+    ) -> dict[str, Any]:
+        self.asked.append(("traffic", deployment, environment))
+        return {"deployment": deployment, "variants": self.variants}
 
     def predict(self, deployment: str, request: Mapping[str, Any], **more: Any) -> Prediction:
         self.asked.append(("predict", deployment, request, more))

@@ -35,7 +35,20 @@ def test_audit_list_filters_by_what_was_changed(run: Run, client: FakeClient) ->
     assert client.asked[-1] == (
         "audit", 5, 100, {"kind": "ModelDeployment", "name": "fraud", "environment": "production"},
     )  # fmt: skip
+
+
+def test_audit_list_shows_the_newest_unless_told_where_to_begin(
+    run: Run, client: FakeClient
+) -> None:
     assert json.loads(run("audit", "list", "-o", "json").stdout)["items"][0]["sequence"] == 1
+    result = run("audit", "list", "--limit", "1")
+    everything = {"kind": None, "name": None, "environment": None}
+    assert client.asked == [
+        ("audit", 0, 100, {"last": 100, **everything}),
+        ("audit", 0, 100, {"last": 1, **everything}),
+    ]
+    assert "these are the newest; --after 0 begins with the oldest" in result.stderr
+    assert "--after 1" in run("audit", "list", "--after", "0", "--limit", "1").stderr
 
 
 def test_audit_verify_names_the_fault_and_exits_7(run: Run, client: FakeClient) -> None:

@@ -112,6 +112,37 @@ def test_describe_shows_what_hangs_on_a_deployment(run: Run, client: FakeClient)
     assert "\nReplicas:" not in text
 
 
+def test_describe_shows_what_model_servers_say_of_themselves(run: Run, client: FakeClient) -> None:
+    fill(client)
+    assert "Metrics" not in run("describe", "deployment", "fraud").stdout
+    assert client.asked == [], "without an endpoint nothing is asked"
+    declared = deployment()
+    endpoint = declared.spec.with_(metrics_endpoint="/metrics")
+    client.resources[declared.key] = declared.with_(spec=endpoint)
+    told = {"at": "2025-03-01T11:59:48Z", "samples": {}, "truncated": False, "error": ""}
+    healthy = {**told, "samples": {'rows_total{model="fraud"}': 1234567.0}, "truncated": True}
+    failing = {**told, "error": "GET /metrics was answered 404"}
+    client.variants = [
+        {"version": "1.0.0", "revision": "a", "metrics": {"r-0": healthy, "r-1": told}},
+        {"version": None, "revision": "b", "metrics": {"r-2": failing}},
+        {"version": "1.2.0", "revision": "c", "metrics": {}},
+    ]
+    text = run("describe", "deployment", "fraud").stdout
+    assert client.asked == [("traffic", "fraud", "production")]
+    assert text.endswith(
+        "Metrics of 1.0.0, r-0, 12s ago:\n"
+        "  METRIC                     VALUE\n"
+        '  rows_total{model="fraud"}  1234567\n'
+        "  …\n"
+        "\n"
+        "Metrics of 1.0.0, r-1, 12s ago: none\n"
+        "\n"
+        "Metrics of b, r-2, 12s ago:\n"
+        "  GET /metrics was answered 404\n"
+        "\n"
+    ), text
+
+
 def test_delete_says_what_is_gone(run: Run, client: FakeClient) -> None:
     fill(client)
     result = run("delete", "deployment", "fraud", "-e", "staging", "--reason", "not needed")

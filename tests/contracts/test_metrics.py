@@ -13,6 +13,7 @@ from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.ports.metrics import Metrics
 from modelplane.resources.telemetry import (
     ReplicaSample,
+    ScrapedMetrics,
     SplitInForce,
     TelemetryBatch,
     VariantSample,
@@ -57,6 +58,16 @@ def batch(
         at=START + timedelta(seconds=sequence if second is None else second),
         seconds=1.0,
         samples=samples,
+    )
+
+
+def scrape(second: float, *, replica: str = "r-0", deployment: str = "fraud") -> ScrapedMetrics:
+    return ScrapedMetrics(
+        deployment=deployment,
+        revision="stable",
+        replica=replica,
+        at=START + timedelta(seconds=second),
+        samples={"rows_total": second},
     )
 
 
@@ -186,6 +197,35 @@ class TestTotals:
         assert least <= found <= exact
         if since_s >= ends[-1] - 1700 or since_s % 60 == 0:
             assert found == exact
+
+
+class TestScraped:
+    def test_the_last_scrape_of_each_replica_is_kept(self, metrics: Metrics) -> None:
+        other = scrape(1, deployment="other")
+        metrics.record(batch(1).with_(scraped=(scrape(1, replica="r-1"), scrape(1), other)))
+        metrics.record(batch(2, sample(1)))
+        metrics.record(batch(3).with_(scraped=(scrape(3),)))
+        assert metrics.scraped("production", "fraud") == [scrape(3), scrape(1, replica="r-1")]
+        assert metrics.scraped("production", "other") == [other]
+        assert metrics.scraped("staging", "fraud") == []
+        assert all(not one.scraped for one in metrics.batches("production", "fraud"))
+
+    def test_what_comes_late_or_again_changes_nothing(self, metrics: Metrics) -> None:
+        for one, at in ((batch(5), 5), (batch(5), 9), (batch(1, boot_id="before"), 1)):
+            metrics.record(one.with_(scraped=(scrape(at),)))
+        assert metrics.scraped("production", "fraud") == [scrape(5)]
+
+    def test_a_replica_that_is_scraped_no_more_is_shown_no_more(self, metrics: Metrics) -> None:
+        metrics.record(batch(1).with_(scraped=(scrape(1), scrape(1, replica="r-1"))))
+        later = 2 + ring.SCRAPE_KEPT.total_seconds()
+        metrics.record(batch(2, second=later).with_(scraped=(scrape(later),)))
+        assert metrics.scraped("production", "fraud") == [scrape(later)]
+
+    def test_replicas_are_bounded(self, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ring, "MAX_REPLICAS", 2)
+        for second in (1, 2, 3):
+            metrics.record(batch(second).with_(scraped=(scrape(second, replica=f"r-{second}"),)))
+        assert [one.replica for one in metrics.scraped("production", "fraud")] == ["r-2", "r-3"]
 
 
 class TestBounds:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,18 +239,36 @@ class TestAudit:
         assert "words" not in str(records), "digests and names, never values"
         assert verify(records).ok
 
-    async def test_pages_and_keys(self, store: Store) -> None:
+    async def test_pages_and_what_they_are_of(self, store: Store) -> None:
         await store.commit(creation(model("a"), model("b")))
         change = transaction()
         for environment in ("staging", "production"):
             change.create(split("a", environment))
         await store.commit(change)
         assert [one.sequence for one in await store.audit(1, 2)] == [2, 3]
-        key = ResourceKey("TrafficSplit", "staging", "a")
-        assert [one.sequence for one in await store.audit(key=key)] == [3]
-        assert [one.sequence for one in await store.audit(key=ResourceKey("Model", None, "a"))] == [
-            1
-        ]
+
+        async def found(**wanted: Any) -> list[int]:
+            return [one.sequence for one in await store.audit(**wanted)]
+
+        assert await found(kind="TrafficSplit", environment="staging", name="a") == [3]
+        assert await found(kind="Model", name="a") == [1]
+        assert await found(name="a") == [1, 3, 4]
+        assert await found(environment="production") == [4]
+        assert await found(name="a", after=1, limit=1) == [3]
+        assert await found(name="nobody") == []
+
+    async def test_the_newest_come_in_order(self, store: Store) -> None:
+        await store.commit(creation(model("a"), model("b"), model("c")))
+        await rename(store, "a", "other words")
+
+        async def found(last: int, **wanted: Any) -> list[int]:
+            return [one.sequence for one in await store.audit(last=last, **wanted)]
+
+        assert await found(2) == [3, 4]
+        assert await found(100) == [1, 2, 3, 4]
+        assert await found(1, name="a") == [4]
+        assert await found(3, kind="Model", name="a") == [1, 4]
+        assert await found(3, kind="TrafficSplit") == []
 
     async def test_evidence_is_data_without_records(self, store: Store) -> None:
         change = transaction()

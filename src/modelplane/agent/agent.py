@@ -20,6 +20,7 @@ from modelplane.agent.jobs import Jobs
 from modelplane.agent.node import AgentOptions, Node, Places
 from modelplane.agent.replicas import Replicas
 from modelplane.agent.reporting import Reporter
+from modelplane.agent.scraping import Scraper
 from modelplane.agent.telemetry import Telemetry
 from modelplane.agent.watching import Watcher
 from modelplane.ports.clock import Clock
@@ -98,7 +99,8 @@ class Agent:
         self._gateways = Gateways(self._node, gateway_factory, self._cache, self._report)
         self._replicas = Replicas(self._node, self._gateways, self._report)
         self._jobs = Jobs(self._node, self._report)
-        self._telemetry = Telemetry(self._node, self._gateways, control_plane)
+        self._scraper = Scraper(self._node, self._replicas)
+        self._telemetry = Telemetry(self._node, self._gateways, control_plane, self._scraper.take)
         self._errands: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -117,6 +119,7 @@ class Agent:
                 tasks = [
                     group.create_task(self._reporter.run(), name="reporter"),
                     group.create_task(self._telemetry.run(), name="telemetry"),
+                    group.create_task(self._scraper.run(), name="scraper"),
                     group.create_task(self._keep_house(), name="housekeeping"),
                     *(group.create_task(self._watch(kind, known).run()) for kind in _KINDS),
                 ]

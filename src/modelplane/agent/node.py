@@ -42,6 +42,8 @@ class AgentOptions:
         When they are started again.
     telemetry_interval_s
         Between two readings of a gateway's counts.
+    scrape_interval_s
+        Between two scrapes of the model servers' own metrics.
     max_preparations
         How many versions' environments are prepared at a time.
     """
@@ -56,6 +58,7 @@ class AgentOptions:
     server_restarts: RestartPolicy = field(default=RestartPolicy(max_early_exits=3))
     gateway_restarts: RestartPolicy = field(default=RestartPolicy(0.05, 5.0))
     telemetry_interval_s: float = 1.0
+    scrape_interval_s: float = 15.0
     max_preparations: int = 2
 
 

@@ -75,6 +75,11 @@ class ReplicaRunner:
         self._history = RestartHistory(was_ready=replica.status.ready_at is not None)
         self.update(replica)
 
+    @property
+    def replica(self) -> Replica:
+        """The replica as last seen, with its status as of now."""
+        return self._replica.with_(status=self.status)
+
     def update(self, replica: Replica) -> None:
         """Take a newer form of the replica; only its wish to stop can change."""
         self._replica = replica

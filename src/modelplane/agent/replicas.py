@@ -57,6 +57,11 @@ class Replicas:
         if uid is not None and uid in self._runners:
             self._runners[uid].ask_to_stop()
 
+    def ready(self) -> list[Replica]:
+        """Return the replicas that are ready now."""
+        replicas = [runner.replica for runner in self._runners.values()]
+        return [replica for replica in replicas if replica.status.phase == "Ready"]
+
     async def stop_orphans(self) -> None:
         """Stop servers whose replica was deleted while no agent ran.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import structlog
@@ -24,6 +24,7 @@ from modelplane.errors import InvalidResource, ModelplaneError, TransientError
 from modelplane.ports.proxy import TrafficReading, VariantCounts
 from modelplane.resources.telemetry import (
     ReplicaSample,
+    ScrapedMetrics,
     SplitInForce,
     TelemetryBatch,
     TelemetryReceipt,
@@ -205,12 +206,27 @@ class Outbox:
 
 
 class Telemetry:
-    """Reads every gateway once an interval and sends what it counted."""
+    """Reads every gateway once an interval and sends what it counted.
 
-    def __init__(self, node: Node, gateways: Gateways, control_plane: ControlPlane) -> None:
+    Parameters
+    ----------
+    node, gateways, control_plane
+        What is read, and where it goes.
+    take_scraped
+        Returns what model servers told of themselves in an environment since it was last called.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        gateways: Gateways,
+        control_plane: ControlPlane,
+        take_scraped: Callable[[str], tuple[ScrapedMetrics, ...]],
+    ) -> None:
         self._node = node
         self._gateways = gateways
         self._control_plane = control_plane
+        self._take_scraped = take_scraped
         self._nonce = secrets.token_hex(4)
         self._meters: dict[str, Meter] = {}
         self._outboxes: dict[str, Outbox] = {}
@@ -250,7 +266,7 @@ class Telemetry:
             reading, gateway.accepted, now=clock.now(), now_s=clock.monotonic_s()
         )
         if batch is not None:
-            self._outboxes[name].add(batch)
+            self._outboxes[name].add(batch.with_(scraped=self._take_scraped(name)))
 
     async def _send(self, name: str, outbox: Outbox) -> None:
         try:

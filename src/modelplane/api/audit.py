@@ -14,10 +14,11 @@ from modelplane.api.answers import encode, json_response
 from modelplane.api.routes import Routes
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.ports.store import AuditRecord
-from modelplane.resources.kinds import KINDS, find_kind
-from modelplane.resources.meta import API_VERSION, ResourceKey
+from modelplane.resources.kinds import find_kind
+from modelplane.resources.meta import API_VERSION
 
 _PAGE = 1000
+_LARGEST = 2**63 - 1
 
 
 def add_audit_routes(routes: Routes, context: Context) -> None:
@@ -27,22 +28,35 @@ def add_audit_routes(routes: Routes, context: Context) -> None:
     async def read(
         request: Request,
         *,
-        after: Annotated[int, Query(ge=0, description="Only records after this one.")] = 0,
+        after: Annotated[
+            int | None, Query(ge=0, le=_LARGEST, description="Only records after this one.")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=_PAGE, description="At most so many.")] = 100,
+        last: Annotated[
+            int | None,
+            Query(ge=1, le=_PAGE, description="The newest so many; without `after`, `limit`."),
+        ] = None,
         kind: Annotated[str | None, Query(description="Only of this kind.")] = None,
         name: Annotated[str | None, Query(description="Only of this resource.")] = None,
         environment: Annotated[str | None, Query(description="Only in it.")] = None,
     ) -> Response:
-        """List audit records in order; `metadata.next` goes on where the page ended."""
+        """List audit records in order; `metadata.next` goes on where the page ended.
+
+        Begins with the oldest, or with `last` shows the newest.
+        """
         await context.admit(request, "list", "Audit", environment)
-        given = {"kind": _kind_name(kind), "name": name, "environment": environment}
-        wanted = {field: value for field, value in given.items() if value is not None}
-        records, last = await _find(context, after, limit, wanted)
-        head = {"next": last}
-        items = b",".join(encode(record) for record in records)
-        start = to_json({"apiVersion": API_VERSION, "kind": "AuditRecordList", "metadata": head})
-        body = start[:-1] + b',"items":[' + items + b"]}"
-        return Response(body, media_type="application/json")
+        if last is not None and after is not None:
+            fault = FieldError("query.last", "cannot be combined with `after`")
+            raise InvalidResource("the newest records come after none in particular", [fault])
+        records = await context.store.audit(
+            after or 0,
+            limit,
+            last=last,
+            kind=_kind_name(kind),
+            name=name,
+            environment=environment,
+        )
+        return _page_response(records, end=after or 0)
 
     async def verify(request: Request) -> Response:
         """Check the whole chain against its signed head; names what was tampered with."""
@@ -69,6 +83,15 @@ def add_audit_routes(routes: Routes, context: Context) -> None:
     routes.add("GET", "/audit:export", export, tag="Audit", operation_id="exportAudit")
 
 
+def _page_response(records: Sequence[AuditRecord], *, end: int) -> Response:
+    """Return a page; `end` is where it ends when it is empty."""
+    head = {"next": records[-1].sequence if records else end}
+    items = b",".join(encode(record) for record in records)
+    start = to_json({"apiVersion": API_VERSION, "kind": "AuditRecordList", "metadata": head})
+    body = start[:-1] + b',"items":[' + items + b"]}"
+    return Response(body, media_type="application/json")
+
+
 def _kind_name(word: str | None) -> str | None:
     if word is None:
         return None
@@ -76,35 +99,3 @@ def _kind_name(word: str | None) -> str | None:
     if kind is None:
         raise InvalidResource("not a kind", [FieldError("query.kind", f"unknown: {word[:80]!r}")])
     return kind.__name__
-
-
-def _key(wanted: dict[str, str]) -> ResourceKey | None:
-    """Return the key of the one resource that is asked for; None when it is not just one."""
-    if "kind" not in wanted or "name" not in wanted:
-        return None
-    scoped, place = KINDS[wanted["kind"]].scoped, wanted.get("environment")
-    if scoped != (place is not None):
-        return None
-    return ResourceKey(wanted["kind"], place, wanted["name"])
-
-
-async def _find(
-    context: Context, after: int, limit: int, wanted: dict[str, str]
-) -> tuple[Sequence[AuditRecord], int]:
-    """Return the first `limit` records that have the wanted fields, and where they end."""
-    key = _key(wanted)
-    if key is not None:
-        records = await context.store.audit(after, limit, key=key)
-        return records, records[-1].sequence if records else after
-    found: list[AuditRecord] = []
-    while len(found) < limit:
-        records = await context.store.audit(after, _PAGE if wanted else limit)
-        for record in records:
-            after = record.sequence
-            if all(getattr(record, field) == value for field, value in wanted.items()):
-                found.append(record)
-                if len(found) == limit:
-                    break
-        if len(records) < (_PAGE if wanted else limit):
-            break
-    return found, after

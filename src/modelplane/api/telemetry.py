@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from modelplane.api.deployments import load_deployment
 from modelplane.api.routes import Routes
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
-from modelplane.resources.telemetry import TelemetryBatch, VariantSample
+from modelplane.resources.telemetry import ScrapedMetrics, TelemetryBatch, VariantSample
 from modelplane.resources.traffic_split import SplitVariant, TrafficSplit
 
 _QUANTILES = {"p50Us": 0.5, "p95Us": 0.95, "p99Us": 0.99}
@@ -48,13 +48,14 @@ def add_telemetry_routes(routes: Routes, context: Context) -> None:
         environment: Annotated[str | None, Query(description="The environment.")] = None,
         seconds: Annotated[int, Query(ge=1, le=86_400, description="How far back.")] = 60,
     ) -> Response:
-        """Return what each live version answered lately."""
+        """Return what each live version answered lately, and its model servers' own metrics."""
         place = environment or DEFAULT_ENVIRONMENT
         await context.admit(request, "get", "ModelDeployment", place)
         deployment = await load_deployment(context.store, name, place)
         split = await context.store.find(TrafficSplit, name, place)
         since = dependencies.clock.now() - timedelta(seconds=seconds)
         totals = dependencies.metrics.totals(place, name, since=since)
+        scraped = dependencies.metrics.scraped(place, name)
         last_seen = dependencies.metrics.last_seen(place)
         variants = {v.revision[:10]: v for v in split.spec.variants} if split else {}
         return json_response(
@@ -63,7 +64,7 @@ def add_telemetry_routes(routes: Routes, context: Context) -> None:
                 "environment": place,
                 "seconds": seconds,
                 "lastSeen": last_seen,
-                "variants": describe_traffic(totals, variants),
+                "variants": describe_traffic(totals, variants, scraped),
             }
         )
 
@@ -78,7 +79,9 @@ def add_telemetry_routes(routes: Routes, context: Context) -> None:
 
 
 def describe_traffic(
-    totals: Mapping[str, VariantSample], variants: Mapping[str, SplitVariant]
+    totals: Mapping[str, VariantSample],
+    variants: Mapping[str, SplitVariant],
+    scraped: Sequence[ScrapedMetrics],
 ) -> list[dict[str, Any]]:
     """Return the totals of each revision that serves or served, those that serve first.
 
@@ -88,9 +91,15 @@ def describe_traffic(
         By short digest of the revision.
     variants
         The deployment's traffic split, likewise.
+    scraped
+        The last scrape of each of its replicas.
     """
     described = []
-    for revision in dict.fromkeys([*variants, *totals]):
+    metrics: dict[str, dict[str, Any]] = {}
+    for scrape in scraped:
+        told = scrape.model_dump(by_alias=True, include={"at", "samples", "truncated", "error"})
+        metrics.setdefault(scrape.revision, {})[scrape.replica] = told
+    for revision in dict.fromkeys([*variants, *totals, *metrics]):
         variant = variants.get(revision)
         sample = totals.get(revision)
         latency = sample.latency if sample else ()
@@ -104,6 +113,7 @@ def describe_traffic(
                 "failures": sample.failures if sample else 0,
                 "clientFailures": sample.client_failures if sample else 0,
                 **{name: compute_quantile(latency, q) for name, q in _QUANTILES.items()},
+                "metrics": metrics.get(revision, {}),
             }
         )
     return described

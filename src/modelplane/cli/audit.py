@@ -41,22 +41,31 @@ def list_(
         typer.Option("--environment", "-e", metavar="ENV", help="Only in this environment."),
     ] = None,
     after: Annotated[
-        int, typer.Option("--after", metavar="SEQUENCE", min=0, help="Only later records.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--after", metavar="SEQUENCE", min=0, help="The first later records; else the newest."
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", metavar="COUNT", min=1, help="How many at the most.")
     ] = 100,
     output: PlainOutput = Plain.TEXT,
 ) -> None:
-    """List audit records in order: who did what to what, and why."""
+    """List audit records in order: who did what to what, and why.
+
+    The newest are shown, or with --after those that come next.
+    """
     kind, name = _parse_filter(target)
-    records = session.client.audit(after, limit, kind=kind, name=name, environment=environment)
+    page = {"last": limit} if after is None else {"after": after, "limit": limit}
+    records = session.client.audit(**page, kind=kind, name=name, environment=environment)
     if output is Plain.JSON:
         print_json({"items": [record.to_dict() for record in records]})
         return
     headers = ["SEQUENCE", "AT", "SUBJECT", "ACTION", "WHAT", "REASON"]
     print_table(headers, [_row(record) for record in records])
-    if len(records) == limit:
+    if len(records) == limit and after is None:
+        remark("these are the newest; --after 0 begins with the oldest")
+    elif len(records) == limit:
         remark(f"there may be more: --after {records[-1].sequence}")
 
 

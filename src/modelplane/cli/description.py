@@ -5,8 +5,10 @@ Called by ``describe``.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from modelplane.cli import words
 from modelplane.cli.columns import headers_of, row_of, rows_of
 from modelplane.cli.output import format_yaml, terminal_width
 from modelplane.cli.session import Session
@@ -40,6 +42,7 @@ def describe_resource(session: Session, resource: AnyResource) -> str:
     parts.append(_describe_conditions(getattr(resource.status, "conditions", ())))
     if isinstance(resource, ModelDeployment):
         parts += [_related(session, resource, kind) for kind in _RELATED]
+        parts += _describe_metrics(session, resource)
     if status.get("logTail"):
         parts.append(f"End of its log:\n{_indent(str(status['logTail']))}")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -64,6 +67,30 @@ def _related(session: Session, deployment: ModelDeployment, kind: type[AnyResour
     ]
     items.sort(key=lambda item: getattr(item.spec, "ordinal", 0))
     return _table(f"{kind.__name__}s", headers_of(kind), rows_of(items[-_SHOWN:], session.now()))
+
+
+def _describe_metrics(session: Session, deployment: ModelDeployment) -> list[str]:
+    """Return what each replica's model server said of itself, where an endpoint is declared."""
+    stable = deployment.status.stable
+    if deployment.spec.metrics_endpoint is None and (
+        stable is None or stable.runtime.metrics_endpoint is None
+    ):
+        return []
+    place = deployment.metadata.environment or ""
+    traffic = session.client.traffic(deployment.metadata.name, place)
+    parts = []
+    for variant in traffic["variants"]:
+        for replica, told in variant.get("metrics", {}).items():
+            ago = words.age(datetime.fromisoformat(told["at"]), session.now())
+            title = f"Metrics of {variant['version'] or variant['revision']}, {replica}, {ago} ago"
+            if told["error"]:
+                parts.append(f"{title}:\n  {told['error']}")
+                continue
+            rows = [[name, f"{value:.12g}"] for name, value in told["samples"].items()]
+            if told["truncated"]:
+                rows.append(["…", ""])
+            parts.append(_table(title, ["METRIC", "VALUE"], rows) or f"{title}: none")
+    return parts
 
 
 def _table(title: str, headers: list[str], rows: list[list[str]]) -> str:

@@ -137,8 +137,15 @@ def artifact(method: str, digest: str) -> Call:
 
 
 def audit(
-    after: int, limit: int, kind: str | None, name: str | None, environment: str | None
+    after: int,
+    limit: int,
+    *,
+    last: int | None,
+    kind: str | None,
+    name: str | None,
+    environment: str | None,
 ) -> Call:
-    """Return the call that reads a page of the audit log."""
-    query = _query(limit=limit, kind=kind, name=name, environment=environment)
-    return Call("GET", f"{PREFIX}/audit", query | {"after": after})
+    """Return the call that reads a page of the audit log, or with `last` its end."""
+    query = _query(kind=kind, name=name, environment=environment)
+    page = {"after": after, "limit": limit} if last is None else {"last": last}
+    return Call("GET", f"{PREFIX}/audit", query | page)

@@ -344,7 +344,10 @@ class Client:
     def traffic(
         self, deployment: str, environment: str = DEFAULT_ENVIRONMENT, *, seconds: int = 60
     ) -> dict[str, Any]:
-        """Return what each live version answered in the last `seconds`."""
+        """Return what each live version answered in the last `seconds`.
+
+        `metrics` of a version holds what its model servers said of themselves, by replica.
+        """
         path = calls.resource_path(ModelDeployment, deployment, ":traffic")
         query: dict[str, str | int] = {"environment": environment, "seconds": seconds}
         return read_object(self._connection.send(Call("GET", path, query)))
@@ -385,14 +388,17 @@ class Client:
         after: int = 0,
         limit: int = 100,
         *,
+        last: int | None = None,
         kind: str | None = None,
         name: str | None = None,
         environment: str | None = None,
     ) -> tuple[AuditRecord, ...]:
-        """Return audit records with a sequence above `after`, in order."""
-        data = read_object(
-            self._connection.send(calls.audit(after, limit, kind, name, environment))
-        )
+        """Return audit records in order: the first `limit` with a sequence above `after`.
+
+        With `last`, the newest that many instead (1 to 1,000).
+        """
+        call = calls.audit(after, limit, last=last, kind=kind, name=name, environment=environment)
+        data = read_object(self._connection.send(call))
         return tuple(AuditRecord.model_validate(item) for item in data["items"])
 
     def verify_audit(self) -> dict[str, Any]:

@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt, VariantSample
+from modelplane.resources.telemetry import (
+    ScrapedMetrics,
+    TelemetryBatch,
+    TelemetryReceipt,
+    VariantSample,
+)
 
 BatchPosition = tuple[str, str]
 """(proxy, boot id): within it, sequences count up from 1."""
@@ -40,6 +45,13 @@ class Metrics(Protocol):
         self, environment: str, deployment: str, *, since: datetime
     ) -> Mapping[str, VariantSample]:
         """Return the sums since then by the short digest of the revision."""
+
+    def scraped(self, environment: str, deployment: str) -> Sequence[ScrapedMetrics]:
+        """Return the last scrape of each of the deployment's replicas, in name order.
+
+        One that is minutes older than the environment's last batch is left out: the replica is
+        gone.
+        """
 
     def positions(self) -> Mapping[BatchPosition, int]:
         """Return the last sequence recorded of each gateway boot that is still remembered."""

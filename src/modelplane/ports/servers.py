@@ -7,7 +7,7 @@ a server is asked. It starts nothing: the process keeper does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +47,18 @@ class Prediction:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """What a model server told of itself: samples by name and labels, or why there are none.
+
+    Within the bounds of `resources.telemetry.ScrapedMetrics`; `truncated` when it told more.
+    """
+
+    samples: Mapping[str, float] = field(default_factory=dict)
+    truncated: bool = False
+    error: str = ""
+
+
 class ModelServers(Protocol):
     """How this node runs model servers and speaks to them."""
 
@@ -66,6 +78,9 @@ class ModelServers(Protocol):
         self, socket: Path, replica: Replica, request: Mapping[str, Any]
     ) -> Prediction:
         """Send one inference request."""
+
+    async def scrape(self, socket: Path, path: str) -> Scrape:
+        """Ask the server for its metrics; takes a few seconds at the most."""
 
     def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return all variables of a job that declares `env`; no secret is among them."""

@@ -157,9 +157,20 @@ class Store(Protocol):
         """Extend a lease; None when it was lost."""
 
     async def audit(
-        self, after: int = 0, limit: int = 1000, *, key: ResourceKey | None = None
+        self,
+        after: int = 0,
+        limit: int = 1000,
+        *,
+        last: int | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        environment: str | None = None,
     ) -> Sequence[AuditRecord]:
-        """Return audit records with a sequence above `after`, in order."""
+        """Return audit records in order: the first `limit` with a sequence above `after`.
+
+        With `last`, the newest that many instead. `kind`, `name` and `environment` leave out
+        records of other resources.
+        """
 
     async def evidence(self, rollout_uids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """Return the stored evidence of the rollouts that have any."""

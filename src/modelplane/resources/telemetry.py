@@ -7,10 +7,18 @@ The agent makes batches, the API takes them, analysis reads them.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 from pydantic import Field
 
 from modelplane.resources.meta import Part
+
+MAX_SCRAPES = 256
+"""Scrapes in one batch."""
+
+MAX_SCRAPED_SAMPLES = 50
+MAX_SAMPLE_NAME_CHARS = 300
+MAX_SCRAPE_ERROR_CHARS = 500
 
 
 class ReplicaSample(Part):
@@ -34,6 +42,27 @@ class VariantSample(Part):
     client_failures: int = Field(default=0, ge=0)
     latency: tuple[tuple[float, float, int], ...] = ()
     replicas: dict[str, ReplicaSample] = Field(default_factory=dict)
+
+
+class ScrapedMetrics(Part):
+    """What one replica's model server said of itself when its `metricsEndpoint` was scraped.
+
+    ``samples`` are counters and gauges by name and labels, ``name{label="value"}``.
+    """
+
+    deployment: str
+    revision: str = Field(description="Short digest of the revision.")
+    replica: str
+    at: datetime = Field(description="When it was asked.")
+    samples: dict[Annotated[str, Field(max_length=MAX_SAMPLE_NAME_CHARS)], float] = Field(
+        default_factory=dict, max_length=MAX_SCRAPED_SAMPLES
+    )
+    truncated: bool = Field(default=False, description="Whether it told more than is kept.")
+    error: str = Field(
+        default="",
+        max_length=MAX_SCRAPE_ERROR_CHARS,
+        description="Why there are no samples; empty when the scrape succeeded.",
+    )
 
 
 class SplitInForce(Part):
@@ -60,6 +89,9 @@ class TelemetryBatch(Part):
         default_factory=dict, description="By deployment; absent where none is rolling out."
     )
     unrouted: int = Field(default=0, ge=0)
+    scraped: tuple[ScrapedMetrics, ...] = Field(
+        default=(), max_length=MAX_SCRAPES, description="Replicas scraped since the last batch."
+    )
 
 
 class TelemetryReceipt(Part):

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from modelplane.ports.metrics import BatchPosition
 from modelplane.resources.telemetry import (
     ReplicaSample,
+    ScrapedMetrics,
     TelemetryBatch,
     TelemetryReceipt,
     VariantSample,
@@ -38,6 +39,13 @@ MAX_CELLS = 2_000_000
 
 MAX_POSITIONS = 256
 """Gateway boots that are remembered."""
+
+
+MAX_REPLICAS = 4_096
+"""Replicas whose last scrape is remembered; the one scraped longest ago is forgotten."""
+
+SCRAPE_KEPT = timedelta(minutes=2)
+"""How long a replica that is scraped no more is shown."""
 
 
 @dataclass(slots=True)
@@ -99,6 +107,7 @@ class MetricsRing:
         self._last: OrderedDict[BatchPosition, int] = OrderedDict()
         self._confirmed: dict[BatchPosition, int] = {}
         self._seen: dict[str, datetime] = {}
+        self._scraped: OrderedDict[tuple[str, str, str], ScrapedMetrics] = OrderedDict()
 
     def record(self, batch: TelemetryBatch) -> TelemetryReceipt:
         """Keep `batch` unless it, or a later one of its gateway boot, is already kept."""
@@ -112,6 +121,7 @@ class MetricsRing:
             seen = self._seen.get(batch.environment, batch.at)
             self._seen[batch.environment] = max(seen, batch.at)
             self._keep(batch)
+            self._keep_scraped(batch)
         return TelemetryReceipt(confirmed_sequence=self._confirmed.get(position, 0))
 
     def batches(
@@ -156,6 +166,17 @@ class MetricsRing:
                         sums.setdefault(sample.revision, _Sum()).add_sample(sample)
         return {revision: one.sample(deployment, revision) for revision, one in sums.items()}
 
+    def scraped(self, environment: str, deployment: str) -> Sequence[ScrapedMetrics]:
+        """Return the last scrape of each replica that is still scraped, in name order."""
+        seen = self._seen.get(environment)
+        return [
+            scrape
+            for place, scrape in sorted(self._scraped.items())
+            if place[:2] == (environment, deployment)
+            and seen is not None
+            and scrape.at >= seen - SCRAPE_KEPT
+        ]
+
     def positions(self) -> Mapping[BatchPosition, int]:
         """Return the last sequence recorded of each gateway boot that is still remembered."""
         return dict(self._last)
@@ -181,7 +202,7 @@ class MetricsRing:
             series = gateways.setdefault(batch.proxy, _Series())
             self._deployments.move_to_end(key)
             gateways.move_to_end(batch.proxy)
-            kept = batch.with_(samples=tuple(own), splits=splits)
+            kept = batch.with_(samples=tuple(own), splits=splits, scraped=())
             series.append(kept)
             self._cells += _cells(kept)
             self._shorten(series, batch.at)
@@ -189,6 +210,16 @@ class MetricsRing:
                 _, idle = gateways.popitem(last=False)
                 self._drop(idle, idle.length)
         self._forget(batch.at)
+
+    def _keep_scraped(self, batch: TelemetryBatch) -> None:
+        for scrape in batch.scraped:
+            place = (batch.environment, scrape.deployment, scrape.replica)
+            known = self._scraped.get(place)
+            if known is None or scrape.at > known.at:
+                self._scraped[place] = scrape
+                self._scraped.move_to_end(place)
+        while len(self._scraped) > MAX_REPLICAS:
+            self._scraped.popitem(last=False)
 
     def _shorten(self, series: _Series, newest: datetime) -> None:
         """Let go of what is too old."""

@@ -20,11 +20,21 @@ from modelplane.adapters.runtime.environments import (
     build,
     child_environment,
 )
-from modelplane.ports.servers import Prediction, PreparationFailed, Readiness, ServerCommand
+from modelplane.adapters.runtime.exposition import failed_scrape, read_exposition
+from modelplane.ports.servers import (
+    Prediction,
+    PreparationFailed,
+    Readiness,
+    Scrape,
+    ServerCommand,
+)
 from modelplane.resources.replica import Replica
 
 _READY_TIMEOUT_S = 1.0
 _PREDICT_TIMEOUT_S = 30.0
+_SCRAPE_TIMEOUT_S = 2.0
+_SCRAPE_BYTES = 2**20
+_SCRAPE_HEADERS = {"accept": "text/plain; version=0.0.4", "accept-encoding": "identity"}
 _MESSAGE_CHARS = 500
 
 
@@ -122,6 +132,28 @@ class RuntimeServers:
             return Prediction(True)
         text = response.text[:_MESSAGE_CHARS]
         return Prediction(False, f"the smoke prediction got {response.status_code}: {text}")
+
+    async def scrape(self, socket: Path, path: str) -> Scrape:
+        """Get the server's metrics in Prometheus' text format; at most 1 MiB in two seconds."""
+        body = bytearray()
+        try:
+            async with (
+                asyncio.timeout(_SCRAPE_TIMEOUT_S),
+                _client(socket, _SCRAPE_TIMEOUT_S) as client,
+                client.stream("GET", path, headers=_SCRAPE_HEADERS) as response,
+            ):
+                if response.status_code != 200:
+                    return failed_scrape(f"GET {path} was answered {response.status_code}")
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > _SCRAPE_BYTES:
+                        return failed_scrape(f"GET {path} was answered more than 1 MiB")
+        except (httpx.TimeoutException, TimeoutError):
+            return failed_scrape(f"GET {path}: no answer within {_SCRAPE_TIMEOUT_S:g} s")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            return failed_scrape(f"GET {path}: {error or type(error).__name__}")
+        # Not on the event loop: a megabyte of text takes the parser a second.
+        return await asyncio.to_thread(read_exposition, body.decode(errors="replace"))
 
     def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of a job: little inherited, no secret."""

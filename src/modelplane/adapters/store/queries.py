@@ -179,21 +179,33 @@ def read_hash(connection: Connection, sequence: int) -> str | None:
 
 
 def read_audit(
-    connection: Connection, after: int, limit: int, key: ResourceKey | None
+    connection: Connection,
+    after: int,
+    limit: int,
+    *,
+    last: int | None = None,
+    only: Mapping[str, str | None] = {},
 ) -> list[AuditRecord]:
-    """Return audit records with a sequence above `after`, in order."""
-    statement = select(audit).where(audit.c.sequence > after)
-    if key is not None:
-        statement = statement.where(audit.c.kind == key.kind, audit.c.name == key.name)
-        statement = statement.where(audit.c.environment.is_not_distinct_from(key.environment))
-    statement = statement.order_by(audit.c.sequence).limit(limit)
-    return [_read_record(row) for row in connection.execute(statement).mappings()]
+    """Return the first audit records after `after`, or the `last` newest, in order.
+
+    `only` holds what columns must equal; None is anything.
+    """
+    statement = select(audit).where(
+        *(audit.c[column] == value for column, value in only.items() if value is not None)
+    )
+    if last is None:
+        statement = statement.where(audit.c.sequence > after).order_by(audit.c.sequence)
+        statement = statement.limit(limit)
+    else:
+        statement = statement.order_by(audit.c.sequence.desc()).limit(last)
+    records = [_read_record(row) for row in connection.execute(statement).mappings()]
+    return records if last is None else records[::-1]
 
 
 def stream_audit(connection: Connection) -> Iterator[AuditRecord]:
     """Yield the whole audit log in order, a page in memory at a time."""
     after = 0
-    while page := read_audit(connection, after, _AUDIT_PAGE_SIZE, None):
+    while page := read_audit(connection, after, _AUDIT_PAGE_SIZE):
         yield from page
         after = page[-1].sequence
 

@@ -215,10 +215,18 @@ class SqliteStore:
         return cast("Lease | None", await self._write(Renew(lease, ttl_s)))
 
     async def audit(
-        self, after: int = 0, limit: int = 1000, *, key: ResourceKey | None = None
+        self,
+        after: int = 0,
+        limit: int = 1000,
+        *,
+        last: int | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        environment: str | None = None,
     ) -> Sequence[AuditRecord]:
-        """Return audit records with a sequence above `after`, in order."""
-        return await self._read(partial(read_audit, after=after, limit=limit, key=key))
+        """Return the first audit records after `after`, or the `last` newest, in order."""
+        only = {"kind": kind, "name": name, "environment": environment}
+        return await self._read(partial(read_audit, after=after, limit=limit, last=last, only=only))
 
     async def evidence(self, rollout_uids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """Return the stored evidence of the rollouts that have any."""
