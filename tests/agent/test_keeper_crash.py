@@ -148,6 +148,7 @@ async def test_a_pid_that_is_used_again_is_not_ours(tmp_path: Path, keeper: Linu
     await keeper.start(child(tmp_path, "exit 0"))
     await keeper.wait("child")
     keeper.close()
+    await asyncio.sleep(0.03)  # start times are told in hundredths of a second
     stranger = start_stranger()
     try:
         record_path = tmp_path / "processes" / "child.json"
