@@ -138,6 +138,7 @@ async def test_an_artifact_that_changed_on_disk_is_downloaded_again(world: World
     assert (folder / "model.onnx").read_bytes() == b"model"
 
 
+@pytest.mark.slow
 async def test_one_that_was_ready_is_restarted_for_ever(world: World) -> None:
     replica = await make_ready(world)
     (name,) = world.running("replica-")

@@ -448,6 +448,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(deployments, st.data())
 @settings(max_examples=200, deadline=None)
 def test_garbage_in_a_manifest_is_only_ever_an_invalid_resource(
