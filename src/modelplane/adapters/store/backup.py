@@ -12,7 +12,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, NullPool, create_engine
 
 from modelplane.adapters.store.connections import translated
 from modelplane.adapters.store.queries import read_signed_head
@@ -37,13 +37,21 @@ def copy_database(connection: Connection, to: Path, public_key: bytes) -> None:
             assert isinstance(source, sqlite3.Connection)
             with closing(sqlite3.connect(partial / DATABASE)) as target:
                 source.backup(target)
-            if (head := read_signed_head(connection)) is not None:
-                write_durably(partial / HEAD, json.dumps(head.to_dict()).encode())
+            _write_head(partial)
             write_durably(partial / PUBLIC_KEY, public_key, mode=0o644)
             partial.replace(to)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def _write_head(backup: Path) -> None:
+    """Write the head that the copy itself holds: the database may have gone on meanwhile."""
+    engine = create_engine(f"sqlite:///{backup / DATABASE}", poolclass=NullPool)
+    with engine.connect() as copy:
+        head = read_signed_head(copy)
+    if head is not None:
+        write_durably(backup / HEAD, json.dumps(head.to_dict()).encode())
 
 
 def restore_backup(backup: Path, database: Path, audit_dir: Path) -> None:
