@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +112,23 @@ def test_up_twice_and_down_leave_things_in_order(modelplane: Modelplane) -> None
             return False
 
     wait_for("what served before", served)
+
+
+def test_ctrl_c_in_the_foreground_stops_everything() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="mp-e2e-"))
+    plane = Modelplane(folder / "state")
+    ports = [f"--{name}-port={port}" for name, port in plane.ports.items()]
+    env = {**os.environ, "MODELPLANE_STATE": str(plane.state), "NO_COLOR": "1"}
+    with (folder / "out").open("w") as out:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "modelplane.cli", "up", *ports], env=env, stdout=out, stderr=out
+        )
+    try:
+        wait_for("readiness", lambda: "modelplane is up" in (folder / "out").read_text(), 90)
+        up.send_signal(signal.SIGINT)
+        up.wait(60)
+        wait_for("end of all processes", lambda: not plane.processes(), 10)
+    finally:
+        up.kill()
+        plane.cli("down", check=False)
+    shutil.rmtree(folder)
