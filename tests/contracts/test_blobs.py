@@ -261,7 +261,7 @@ class TestFullDisk:
         def no_space(*_: Any, **__: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("modelplane.adapters.blobs.unpacking.shutil.copyfileobj", no_space)
+        monkeypatch.setattr("modelplane.client.unpacking.shutil.copyfileobj", no_space)
         with pytest.raises(NoSpace):
             await blobs.put(stream(model), digest_tree(model).digest)
         assert await blobs.list() == []

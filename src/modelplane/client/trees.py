@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from modelplane.client.artifacts import digest_tree
-from modelplane.errors import NoSpace, TerminalError
-
-_PIECE = 1 << 20
+from modelplane.client.unpacking import unpack
+from modelplane.errors import InvalidResource, NoSpace, TerminalError
 
 
 def unpack_tree(tar: IO[bytes], destination: Path, digest: str) -> None:
@@ -38,8 +36,7 @@ def unpack_tree(tar: IO[bytes], destination: Path, digest: str) -> None:
     """
     building = destination.with_name(f".{destination.name}.{os.getpid()}.{id(tar):x}")
     try:
-        building.mkdir(parents=True)
-        _write_files(tar, building)
+        unpack(tar, building)
         found = digest_tree(building).digest
         if found != digest:
             raise TerminalError(f"artifact {digest} arrived with other bytes: {found}")
@@ -52,27 +49,7 @@ def unpack_tree(tar: IO[bytes], destination: Path, digest: str) -> None:
         if error.errno in {28, 122}:  # ENOSPC, EDQUOT
             raise NoSpace(f"no space left for artifact {digest} in {destination.parent}") from None
         raise TerminalError(f"artifact {digest} cannot be written: {error}") from error
-    except tarfile.TarError as error:
+    except InvalidResource as error:
         raise TerminalError(f"artifact {digest} arrived damaged: {error}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
-
-
-def _write_files(tar: IO[bytes], root: Path) -> None:
-    with tarfile.open(fileobj=tar, mode="r|") as archive:
-        for member in archive:
-            path = PurePosixPath(member.name)
-            if path.is_absolute() or ".." in path.parts:
-                raise TerminalError(f"the artifact holds a path outside of it: {member.name!r}")
-            target = root / path
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            # A sparse entry of some bytes may unpack to terabytes.
-            is_plain = member.isfile() and not member.issparse()
-            content = archive.extractfile(member) if is_plain else None
-            if content is None:
-                raise TerminalError(f"the artifact holds what is no file: {member.name!r}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                shutil.copyfileobj(content, file, _PIECE)

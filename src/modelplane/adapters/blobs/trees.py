@@ -25,8 +25,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from modelplane.adapters.blobs.unpacking import sync, unpack
 from modelplane.client.artifacts import FileDigest, combine_digests, digest_files, tar_stream
+from modelplane.client.unpacking import sync, unpack
 from modelplane.errors import (
     FieldError,
     InvalidResource,
@@ -109,7 +109,8 @@ class TreeBlobs:
 
     def _store(self, scratch: Path, expected_digest: str) -> StoredTree:
         tree = scratch / "tree"
-        unpack(scratch / "tar", tree)
+        with (scratch / "tar").open("rb") as tar:
+            unpack(tar, tree)
         (scratch / "tar").unlink()
         files = digest_files(tree)
         found = combine_digests(files)

@@ -1,6 +1,7 @@
 """Unpacks a tar stream that somebody sent: plain files that stay within the tree, nothing else.
 
-Called by `trees`. What arrives is not trusted.
+Called by the client that downloads and by the blob store that receives. What arrives is not
+trusted.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import os
 import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from modelplane.errors import FieldError, InvalidResource
 
 
-def unpack(tar: Path, tree: Path) -> None:
-    """Unpack the file `tar` into the new folder `tree`, durably.
+def unpack(tar: IO[bytes], tree: Path) -> None:
+    """Unpack the stream `tar` into the new folder `tree`, durably.
 
     Raises
     ------
@@ -22,9 +24,9 @@ def unpack(tar: Path, tree: Path) -> None:
         When it is no tar, holds links, devices or sparse files, names a file twice, or a path
         that leaves the tree.
     """
-    tree.mkdir()
+    tree.mkdir(parents=True)
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with tarfile.open(fileobj=tar, mode="r|") as archive:
             for entry in archive:
                 _unpack_entry(archive, entry, tree)
     except (tarfile.TarError, EOFError, FileExistsError, NotADirectoryError, ValueError) as error:
