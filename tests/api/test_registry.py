@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from modelplane.client.artifacts import digest_tree, tar_stream
-from modelplane.resources.model import Model, ModelVersion
+from modelplane.resources.model import AliasMove, Model, ModelVersion
 from tests.api.world import World, digest_of
 
 
@@ -100,14 +100,27 @@ async def test_tags_and_description_change_and_are_audited(world: World) -> None
 async def test_an_alias_names_one_version_and_remembers_its_moves(world: World) -> None:
     for version in ("1.0.0", "2.0.0"):
         await world.push("fraud", version)
-        await world.ok("POST", f"/model-versions/fraud@{version}:alias", {"alias": "champion"})
-    first = await world.store.get(ModelVersion, "fraud@1.0.0")
-    second = await world.store.get(ModelVersion, "fraud@2.0.0")
-    assert (first.status.aliases, second.status.aliases) == ((), ("champion",))
-    assert [move.action for move in first.status.alias_history] == ["set", "removed"]
-    body = {"alias": "champion", "remove": True}
-    await world.ok("POST", "/model-versions/fraud@2.0.0:alias", body)
-    assert (await world.store.get(ModelVersion, "fraud@2.0.0")).status.aliases == ()
+        body = {"alias": "champion", "reason": "better"}
+        await world.ok("POST", f"/model-versions/fraud@{version}:alias", body)
+    assert (await world.store.get(Model, "fraud")).status.aliases == {"champion": "2.0.0"}
+    away = {"alias": "champion", "remove": True}
+    elsewhere = await world.ok("POST", "/model-versions/fraud@1.0.0:alias", away)
+    assert elsewhere["result"] == "unchanged"
+    await world.ok("POST", "/model-versions/fraud@2.0.0:alias", away)
+    assert (await world.store.get(Model, "fraud")).status.aliases == {}
+    moves, _ = await world.store.list(AliasMove, prefix="fraud@")
+    assert [(m.spec.before, m.spec.after, m.spec.reason) for m in moves] == [
+        (None, "1.0.0", "better"), ("1.0.0", "2.0.0", "better"), ("2.0.0", None, ""),
+    ]  # fmt: skip
+
+
+async def test_a_deleted_version_loses_its_aliases(world: World) -> None:
+    await world.push("fraud", "1.0.0")
+    await world.ok("POST", "/model-versions/fraud@1.0.0:alias", {"alias": "champion"})
+    await world.ok("DELETE", "/model-versions/fraud@1.0.0", reason="leaks data")
+    assert (await world.store.get(Model, "fraud")).status.aliases == {}
+    moves, _ = await world.store.list(AliasMove, prefix="fraud@")
+    assert (moves[-1].spec.after, moves[-1].spec.reason) == (None, "leaks data")
 
 
 async def test_deletion_is_a_tombstone_and_refused_while_deployed(world: World) -> None:

@@ -21,7 +21,7 @@ from modelplane.client.capture import (
     describe_datasets,
 )
 from modelplane.errors import InvalidResource
-from modelplane.resources.model import DatasetReference
+from modelplane.resources.dataset import DatasetReference
 
 
 def test_this_process_is_described() -> None:

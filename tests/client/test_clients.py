@@ -79,6 +79,7 @@ async def test_from_push_to_promotion(world: World, url: str, model: Path, tmp_p
             )
             assert pushed.result == "created"
             spec = pushed.resource.spec
+            assert spec.artifact is not None
             assert spec.artifact.format == "mlflow"
             assert spec.artifact.digest == digest_tree(model).digest
             assert (spec.parameters, spec.requirements) == ({"depth": "6"}, "scikit-learn==1.6.1\n")
@@ -157,8 +158,9 @@ async def test_a_command_needs_no_files(url: str) -> None:
         with Client(url, ADMIN) as client:
             command = ("python", "-m", "server", "{socket}")
             pushed = client.push("fraud", "1.0.0", command=command)
-            assert pushed.resource.spec.artifact.command == command
-            assert pushed.resource.spec.artifact.format == "command"
+            files = pushed.resource.spec.artifact
+            assert files is not None
+            assert (files.format, files.command) == ("command", command)
 
     await asyncio.to_thread(use)
 

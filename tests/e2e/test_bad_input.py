@@ -270,13 +270,14 @@ def test_a_version_keeps_its_bytes(plane: Modelplane, folder: Path) -> None:
     file.write_bytes(b"one")
     push = ("push", "kept", "--version", "1.0.0", "--artifact", str(file))
     plane.cli(*push)
-    first = plane.client.get(ModelVersion, "kept@1.0.0")
+    first = plane.client.get(ModelVersion, "kept@1.0.0").spec.artifact
+    assert first is not None
     again = json.loads(plane.cli(*push, "-o", "json").stdout)
     assert again["result"] == "unchanged"
     file.write_bytes(b"two")
-    refuse(plane, *push, code=5, says=("exists with other bytes", first.spec.artifact.digest,
+    refuse(plane, *push, code=5, says=("exists with other bytes", first.digest,
                                        "pushed were sha256:", "under a new version"))  # fmt: skip
-    assert plane.client.get(ModelVersion, "kept@1.0.0") == first
+    assert plane.client.get(ModelVersion, "kept@1.0.0").spec.artifact == first
 
 
 def test_a_version_that_is_deployed_is_not_deleted(plane: Modelplane) -> None:
@@ -354,8 +355,9 @@ def test_an_artifact_changed_in_the_store_is_not_run(plane: Modelplane, folder: 
     command = f"{sys.executable} {{artifact}}/server.py {{socket}} 2.3.0"
     push = ("push", "test", "--version", "2.3.0", "--artifact", str(folder / "server.py"))
     plane.cli(*push, "--command", command)
-    digest = plane.client.get(ModelVersion, "test@2.3.0").spec.artifact.digest
-    stored = plane.state / "artifacts" / digest.removeprefix("sha256:")
+    files = plane.client.get(ModelVersion, "test@2.3.0").spec.artifact
+    assert files is not None
+    stored = plane.state / "artifacts" / files.digest.removeprefix("sha256:")
     with (stored / "server.py").open("a") as file:
         file.write("\nprint('something else')\n")
     rollout = fail_to_deploy(plane, "2.3.0")

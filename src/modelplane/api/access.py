@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from modelplane.api.catalog import Catalog
 from modelplane.api.dependencies import ApiDependencies
 from modelplane.api.identity import Identities
 from modelplane.decisions.authorization import Refused, Verb, authorize
@@ -24,6 +25,7 @@ class Context:
 
     dependencies: ApiDependencies
     identities: Identities
+    catalog: Catalog
 
     @property
     def store(self) -> Store:

@@ -17,6 +17,7 @@ from modelplane.api.actions import add_action_routes
 from modelplane.api.answers import json_response
 from modelplane.api.artifacts import add_artifact_routes
 from modelplane.api.audit import add_audit_routes
+from modelplane.api.catalog import Catalog
 from modelplane.api.dependencies import ApiDependencies
 from modelplane.api.gate import Gate, RequestCounts
 from modelplane.api.identity import Identities
@@ -36,7 +37,8 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
     dependencies
         The ports and settings it works with; nothing else is read from anywhere.
     """
-    context = Context(dependencies, Identities(dependencies.store, dependencies.clock))
+    identities = Identities(dependencies.store, dependencies.clock)
+    context = Context(dependencies, identities, Catalog(dependencies.store))
     registry = CollectorRegistry()
     app = FastAPI(
         title="modelplane",

@@ -14,7 +14,8 @@ from modelplane.api.bodies import parse_part
 from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied, apply_deployment, load_environment
 from modelplane.decisions.admission import Asked, Result, admit_plain
-from modelplane.decisions.registration import MODEL_LABEL, bury_version
+from modelplane.decisions.aliases import Mover, drop_version
+from modelplane.decisions.registration import bury_version
 from modelplane.decisions.whole_state import (
     check_environment,
     check_environment_unused,
@@ -120,17 +121,28 @@ async def delete(
             buried = bury_version(resource, deployments, promotions, asked.now)
             if buried != resource:
                 transaction.update(buried, "delete")
+                await _drop_aliases(store, transaction, buried, asked)
             return transaction, buried
         if isinstance(resource, Environment):
             check_environment_unused(resource, (await store.list(ModelDeployment))[0])
         if isinstance(resource, Model):
-            versions, _ = await store.list(ModelVersion, labels={MODEL_LABEL: key.name})
+            versions, _ = await store.list(ModelVersion, prefix=f"{key.name}@")
             check_model_unused(resource, versions)
         transaction.delete(resource)
         return transaction, resource
 
     resource, written = await commit(store, prepare)
     return written[0] if written else resource
+
+
+async def _drop_aliases(
+    store: Store, transaction: Transaction, version: ModelVersion, asked: Asked
+) -> None:
+    model = await store.find(Model, version.spec.model)
+    if model is not None:
+        mover = Mover(asked.subject.name, asked.now, asked.reason or "the version was deleted")
+        for changed in drop_version(model, version.spec.version, mover).written:
+            transaction.put(changed, "alias")
 
 
 async def report_status(

@@ -24,7 +24,6 @@ from modelplane.decisions.admission import (
     is_active,
 )
 from modelplane.decisions.promotion_sources import admit_undo, choose_source
-from modelplane.decisions.registration import MODEL_LABEL
 from modelplane.decisions.rollout_requests import RolloutVerb, request_of_rollout
 from modelplane.decisions.versions import LATEST, resolve_version
 from modelplane.errors import FieldError, InvalidResource, NotFound
@@ -139,7 +138,7 @@ async def _load_version(store: Store, model: str, wanted: str) -> ModelVersion:
             found = None
         if found is not None and found.status.deleted_at is None:
             return found
-    versions, _ = await store.list(ModelVersion, labels={MODEL_LABEL: model})
+    versions, _ = await store.list(ModelVersion, prefix=f"{model}@")
     return resolve_version(model, versions, wanted)
 
 

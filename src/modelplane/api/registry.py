@@ -19,32 +19,30 @@ from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
+from modelplane.decisions.aliases import Moved, Mover, aliases_of, check_alias, move_alias
 from modelplane.decisions.registration import (
-    MODEL_LABEL,
     Registration,
     canonical_version,
     change_tags,
     check_digest,
-    move_alias,
+    count_version,
     register_version,
 )
 from modelplane.errors import FieldError, InvalidResource, NotFound
 from modelplane.ports.store import Store, Transaction
-from modelplane.resources.meta import Metadata, check_name
+from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec
 
-_LAST_NUMBER = "modelplane.dev/last-number"
-"""Annotation of a model: the number given last. Written with each version, so that two pushes
-at once cannot take the same one."""
-
+_GIVEN = frozenset({"number", "author", "id", "registered_at"})
 _MAX_TAGS = 100
+_MAX_DESCRIPTION = 100_000
 
 
 class Push(ModelVersionSpec):
     """The body of a push: a version's record without what the registry gives, and its tags."""
 
     tags: dict[str, str] = Field(default_factory=dict, max_length=_MAX_TAGS)
-    description: str = Field(default="", max_length=10_000)
+    description: str = Field(default="", max_length=_MAX_DESCRIPTION)
 
 
 def add_registry_routes(routes: Routes, context: Context) -> None:
@@ -66,19 +64,8 @@ def add_registry_routes(routes: Routes, context: Context) -> None:
             hint = f"it has: {', '.join(_ACTIONS)}"
             raise NotFound(f"a version has no action {verb[:80]!r}", hint=hint)
         body, asked = await read_action(context, request, subject, **_ACTIONS[verb])
-
-        async def prepare() -> tuple[Transaction, ModelVersion]:
-            version = await context.store.get(ModelVersion, name)
-            if version.status.deleted_at is not None:
-                raise NotFound(f"{name} was deleted")
-            transaction = Transaction(asked.subject, asked.reason)
-            for changed in await _change(context.store, version, verb, body, asked):
-                transaction.update(changed, verb)
-            return transaction, version
-
-        version, written = await commit(context.store, prepare)
-        changed = next((v for v in written if v.metadata.name == name), version)
-        return Applied("changed" if written else "unchanged", changed).response()
+        changed = await change_version(context, name, verb, body, asked)
+        return changed.response()
 
     schema = {"$ref": "#/components/schemas/ModelVersionSpec"}
     content = {"application/json": {"schema": schema}}
@@ -102,42 +89,47 @@ def add_registry_routes(routes: Routes, context: Context) -> None:
 
 async def register(context: Context, wanted: Push, asked: Asked) -> Applied:
     """Store the record of a pushed version, and its model when that is new."""
-    store = context.store
     spec = await _complete(context, wanted)
     name = f"{spec.model}@{spec.version}"
 
     async def prepare() -> tuple[Transaction, Registration]:
-        model = await store.find(Model, spec.model)
-        before = await store.find(ModelVersion, name)
-        number = await _last_number(store, spec.model, model) + 1
+        model = await find_model(context.store, spec.model)
+        before = await context.store.find(ModelVersion, name)
         registration = register_version(
             spec,
             before,
             asked.subject,
-            number=number,
+            number=model.status.last_number + 1,
             tags=wanted.tags,
             description=wanted.description,
         )
         transaction = Transaction(asked.subject)
         if registration.result == "created":
             transaction.create(registration.version, "push")
-            _count(transaction, model or Model(metadata=Metadata(name=spec.model)), number)
+            transaction.put(count_version(model, registration.version.spec.number), "push")
         return transaction, registration
 
-    registration, written = await commit(store, prepare)
+    registration, written = await commit(context.store, prepare)
     version = written[0] if written else registration.version
     return Applied(registration.result, version, warnings=registration.warnings)
 
 
+async def find_model(store: Store, name: str) -> Model:
+    """Return a model as it is stored, or a new one of that name that is not stored yet."""
+    return await store.find(Model, name) or Model(metadata=Metadata(name=name))
+
+
 async def _complete(context: Context, wanted: Push) -> ModelVersionSpec:
     """Return the record with a canonical version and the size of the stored artifact."""
-    given = {"number", "author"} & wanted.model_fields_set
+    given = _GIVEN & wanted.model_fields_set
     if given:
         faults = [FieldError(name, "is given by the registry; leave it out") for name in given]
         raise InvalidResource("the body is not valid", sorted(faults, key=lambda f: f.path))
     fields = {name: getattr(wanted, name) for name in ModelVersionSpec.model_fields}
     fields["version"] = canonical_version(wanted.model, wanted.version)
     artifact = wanted.artifact
+    if artifact is None:
+        raise InvalidResource("the body is not valid", [FieldError("artifact", "required")])
     check_digest(artifact.digest, "artifact.digest")
     if (artifact.format == "command") != bool(artifact.command):
         message = "goes with format command, and only with it"
@@ -154,22 +146,6 @@ async def _complete(context: Context, wanted: Push) -> ModelVersionSpec:
     return ModelVersionSpec.model_construct(**fields)
 
 
-async def _last_number(store: Store, name: str, model: Model | None) -> int:
-    if model is not None and model.metadata.annotations.get(_LAST_NUMBER, "").isdecimal():
-        return int(model.metadata.annotations[_LAST_NUMBER])
-    versions, _ = await store.list(ModelVersion, labels={MODEL_LABEL: name})
-    return max((version.spec.number for version in versions), default=0)
-
-
-def _count(transaction: Transaction, model: Model, number: int) -> None:
-    annotations = model.metadata.annotations | {_LAST_NUMBER: str(number)}
-    counted = model.with_(metadata=model.metadata.with_(annotations=annotations))
-    if model.metadata.resource_version:
-        transaction.update(counted, "count")
-    else:
-        transaction.create(counted, "push")
-
-
 _ACTIONS: dict[str, dict[str, type]] = {
     "tag": {"tags": dict},
     "alias": {"alias": str, "remove": bool},
@@ -177,10 +153,45 @@ _ACTIONS: dict[str, dict[str, type]] = {
 }
 
 
-async def _change(
-    store: Store, version: ModelVersion, verb: str, body: dict[str, Any], asked: Asked
-) -> list[ModelVersion]:
-    """Return the versions that an action changes, changed."""
+async def change_version(
+    context: Context, name: str, verb: str, body: dict[str, Any], asked: Asked
+) -> Applied:
+    """Carry out one of `_ACTIONS` on a version."""
+    store = context.store
+
+    async def prepare() -> tuple[Transaction, tuple[ModelVersion, Model]]:
+        version = await store.get(ModelVersion, name)
+        if version.status.deleted_at is not None:
+            raise NotFound(f"{name} was deleted")
+        model = await find_model(store, version.spec.model)
+        transaction = Transaction(asked.subject, asked.reason)
+        if verb == "alias":
+            moved = _move(model, version, body, asked)
+            for changed in moved.written:
+                transaction.put(changed, verb)
+            return transaction, (version, moved.model)
+        after = _change(version, verb, body)
+        if after != version:
+            transaction.update(after, verb)
+        return transaction, (after, model)
+
+    (version, model), written = await commit(store, prepare)
+    stored = next((r for r in written if isinstance(r, ModelVersion)), version)
+    shown = stored.with_status(aliases=aliases_of(model, version.spec.version))
+    return Applied("changed" if written else "unchanged", shown)
+
+
+def _move(model: Model, version: ModelVersion, body: dict[str, Any], asked: Asked) -> Moved:
+    alias = check_alias(body.get("alias", ""))
+    mover = Mover(asked.subject.name, asked.now, asked.reason)
+    to = version.spec.version
+    if not body.get("remove", False):
+        return move_alias(model, alias, to, mover)
+    return move_alias(model, alias, None, mover) if alias in aliases_of(model, to) else Moved(model)
+
+
+def _change(version: ModelVersion, verb: str, body: dict[str, Any]) -> ModelVersion:
+    """Return a version with its tags or its description changed."""
     if verb == "tag":
         tags = body.get("tags", {})
         faults = [
@@ -190,21 +201,9 @@ async def _change(
         ]
         if faults:
             raise InvalidResource("the body is not valid", faults)
-        changed = [change_tags(version, tags)]
-    elif verb == "describe":
-        description = body.get("description", "")
-        if len(description) > 10_000:
-            fault = FieldError("description", "has more than 10,000 characters")
-            raise InvalidResource("the body is not valid", [fault])
-        changed = [version.with_status(description=description)]
-    else:
-        try:
-            alias = check_name(body.get("alias", ""))
-        except ValueError as error:
-            raise InvalidResource("not an alias", [FieldError("alias", str(error))]) from None
-        model = version.spec.model
-        versions, _ = await store.list(ModelVersion, labels={MODEL_LABEL: model})
-        remove = body.get("remove", False)
-        changed = move_alias(versions, version, alias, asked, remove=remove)
-    before = {version.metadata.name: version}
-    return [v for v in changed if v != before.get(v.metadata.name)]
+        return change_tags(version, tags)
+    description = body.get("description", "")
+    if len(description) > _MAX_DESCRIPTION:
+        fault = FieldError("description", f"has more than {_MAX_DESCRIPTION:,} characters")
+        raise InvalidResource("the body is not valid", [fault])
+    return version.with_status(description=description)

@@ -176,7 +176,11 @@ async def read_used_digests(paths: Paths) -> UsedDigests:
         versions, _ = await store.list(ModelVersion)
         replicas, _ = await store.list(Replica)
     running = {replica.spec.revision.artifact.digest for replica in replicas}
-    living = {v.spec.artifact.digest for v in versions if v.status.deleted_at is None}
+    living = {
+        v.spec.artifact.digest
+        for v in versions
+        if v.spec.artifact is not None and v.status.deleted_at is None
+    }
     return UsedDigests(living | running, running)
 
 

@@ -10,11 +10,13 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelplane.cli import words
+from modelplane.resources.dataset import Dataset, DatasetVersion
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
 from modelplane.resources.meta import Resource
-from modelplane.resources.model import Model, ModelVersion
+from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.model_source import ModelSource
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
@@ -76,13 +78,43 @@ def _model_version(resource: ModelVersion, _: datetime) -> Row:
     spec, status = resource.spec, resource.status
     metrics = ",".join(f"{name}={value:.4g}" for name, value in spec.metrics.items())
     aliases = "deleted" if status.deleted_at else ",".join(status.aliases)
+    artifact = spec.artifact
     return [
         str(spec.number),
-        spec.artifact.format,
-        words.size(spec.artifact.size_bytes),
+        artifact.format if artifact else spec.flavour,
+        words.size(artifact.size_bytes) if artifact else "",
         metrics,
         aliases,
     ]
+
+
+@_columns(AliasMove, "WHAT", "FROM", "TO", "BY", "REASON")
+def _alias_move(resource: AliasMove, _: datetime) -> Row:
+    spec = resource.spec
+    what = f"{spec.alias} in {spec.environment}" if spec.environment else spec.alias
+    return [what, spec.before or "", spec.after or "", spec.subject, spec.reason]
+
+
+@_columns(Dataset, "VERSIONS", "LABELS", "DESCRIPTION")
+def _dataset(resource: Dataset, _: datetime) -> Row:
+    count = str(resource.status.last_number)
+    return [count, words.labels(resource.metadata.labels), resource.spec.description]
+
+
+@_columns(DatasetVersion, "FORMAT", "ROWS", "COLUMNS", "DIGEST")
+def _dataset_version(resource: DatasetVersion, _: datetime) -> Row:
+    spec = resource.spec
+    rows = "" if spec.rows is None else f"{spec.rows:,}"
+    kind, _colon, value = spec.digest.partition(":")
+    return [spec.format, rows, str(len(spec.columns) or ""), f"{kind}:{value[:12]}"]
+
+
+@_columns(ModelSource, "TYPE", "URL", "MODELS", "VERSIONS", "FAILED", "READY")
+def _model_source(resource: ModelSource, _: datetime) -> Row:
+    spec, status = resource.spec, resource.status
+    ready = next((c for c in status.conditions if c.type == "Ready"), None)
+    counts = [str(status.models), str(status.versions), str(len(status.failures))]
+    return [spec.type, spec.url, *counts, ready.status if ready else "Unknown"]
 
 
 @_columns(ModelDeployment, "MODEL", "VERSION", "SERVING", "READY", "STRATEGY", "ROLLOUT")

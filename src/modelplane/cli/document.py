@@ -24,6 +24,25 @@ HEAD = "<!-- Written by `python -m modelplane.cli.document`; change the source i
 _COMPLETION = {"install_completion", "show_completion"}
 
 EXAMPLES: Mapping[str, str] = {
+    "Dataset": """\
+apiVersion: modelplane.dev/v1
+kind: Dataset
+metadata:
+  name: transactions
+  labels: {team: risk}
+spec:
+  description: Card transactions, one row each, labelled after 90 days
+""",
+    "ModelSource": """\
+apiVersion: modelplane.dev/v1
+kind: ModelSource
+metadata: {name: mlflow}
+spec:
+  type: mlflow
+  url: http://127.0.0.1:5000
+  pollInterval: 30s
+  models: ["fraud-*"]
+""",
     "Environment": """\
 apiVersion: modelplane.dev/v1
 kind: Environment

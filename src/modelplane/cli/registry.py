@@ -139,10 +139,14 @@ def push(  # noqa: PLR0913 - one parameter for each option
         print_json({"result": done.result, "resource": done.resource.to_dict()})
         return
     spec = done.resource.spec
+    files = spec.artifact
+    what = (
+        f", {files.format}, {size(files.size_bytes)}, {files.digest.removeprefix('sha256:')[:12]}"
+        if files
+        else ""
+    )
     typer.echo(
-        f"modelversion/{done.resource.metadata.name} {done.result}: number {spec.number}, "
-        f"{spec.artifact.format}, {size(spec.artifact.size_bytes)}, "
-        f"{spec.artifact.digest.removeprefix('sha256:')[:12]}"
+        f"modelversion/{done.resource.metadata.name} {done.result}: number {spec.number}{what}"
     )
 
 

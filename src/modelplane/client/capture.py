@@ -20,7 +20,8 @@ from typing import Any
 
 from modelplane.client.artifacts import digest_tree
 from modelplane.errors import InvalidResource
-from modelplane.resources.model import DatasetReference, Training
+from modelplane.resources.dataset import DatasetReference
+from modelplane.resources.model import Training
 
 UNKNOWN = "unknown"
 _GIT_TIMEOUT_S = 5.0

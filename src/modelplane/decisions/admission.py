@@ -88,7 +88,17 @@ def compute_revision(spec: ModelDeploymentSpec, version: ModelVersion) -> Revisi
     """Return the revision that `spec` declares of `version`.
 
     Requirements of the deployment stand before those of the version.
+
+    Raises
+    ------
+    InvalidResource
+        The version's files are not here.
     """
+    if version.spec.artifact is None:
+        raise InvalidResource(
+            f"{version.metadata.name} cannot be deployed: its files are not here",
+            [FieldError("spec.version", _describe_missing(version))],
+        )
     runtime = RuntimeSpec(
         requirements=spec.requirements if spec.requirements is not None
         else version.spec.requirements,
@@ -298,7 +308,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_pickle(version: ModelVersion, environment: Environment) -> None:
-    if version.spec.artifact.format != "joblib" or environment.spec.allow_pickle != "never":
+    artifact = version.spec.artifact
+    if artifact is None or artifact.format != "joblib" or environment.spec.allow_pickle != "never":
         return
     place, label = environment.metadata.name, f"{version.spec.model} {version.spec.version}"
     raise InvalidResource(
@@ -306,6 +317,12 @@ def _check_pickle(version: ModelVersion, environment: Environment) -> None:
         [FieldError("spec.version", "its artifact has format joblib; loading it runs any code")],
         hint=f"push the model as skops or ONNX, or set allowPickle: always in {place!r}",
     )
+
+
+def _describe_missing(version: ModelVersion) -> str:
+    conditions = version.status.conditions
+    ready = next((c for c in conditions if c.type == "ArtifactReady"), None)
+    return ready.message if ready else f"they are being fetched from {version.spec.source}"
 
 
 def _warn(version: ModelVersion, situation: Situation) -> tuple[str, ...]:

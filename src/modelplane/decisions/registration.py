@@ -7,15 +7,20 @@ never change; tags, description and aliases do, aliases with their history.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from modelplane.decisions.admission import Asked
 from modelplane.errors import Conflict, FieldError, InvalidResource
 from modelplane.resources.meta import Metadata, Subject, check_resource_name
-from modelplane.resources.model import AliasMove, ModelVersion, ModelVersionSpec, ModelVersionStatus
+from modelplane.resources.model import (
+    Model,
+    ModelVersion,
+    ModelVersionSpec,
+    ModelVersionStatus,
+    version_id,
+)
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
 from modelplane.resources.versions import parse_version
@@ -24,9 +29,9 @@ MODEL_LABEL = "modelplane.dev/model"
 """Label of every version: its model's name."""
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_ALIAS_HISTORY = 100
 _IMMUTABLE = (
-    "metrics", "parameters", "signature", "input_example", "requirements", "datasets",
+    "metrics", "parameters", "signature", "input_example", "requirements", "datasets", "flavour",
+    "feature_configuration",
 )  # fmt: skip
 
 
@@ -95,10 +100,15 @@ def register_version(
         return _repeat(spec, before)
     version = ModelVersion(
         metadata=Metadata(name=f"{spec.model}@{spec.version}", labels={MODEL_LABEL: spec.model}),
-        spec=spec.with_(number=number, author=subject.name),
+        spec=spec.with_(number=number, author=spec.author or subject.name, id=_unique_id(spec)),
         status=ModelVersionStatus(tags=dict(tags), description=description),
     )
     return Registration("created", version)
+
+
+def _unique_id(spec: ModelVersionSpec) -> str:
+    """Return the unique id, which is given as soon as the files are known."""
+    return version_id(spec.model, spec.version, spec.artifact.digest) if spec.artifact else ""
 
 
 def _repeat(spec: ModelVersionSpec, before: ModelVersion) -> Registration:
@@ -110,9 +120,10 @@ def _repeat(spec: ModelVersionSpec, before: ModelVersion) -> Registration:
             hint="push under a new version",
         )
     ours, theirs = before.spec.artifact, spec.artifact
-    if theirs.digest != ours.digest:
+    if ours is None or theirs is None or theirs.digest != ours.digest:
+        has, pushed = (a.digest if a else "none yet" for a in (ours, theirs))
         raise Conflict(
-            f"{name} exists with other bytes: it has {ours.digest}, pushed were {theirs.digest}",
+            f"{name} exists with other bytes: it has {has}, pushed were {pushed}",
             hint="a version never changes; push under a new version",
         )
     if (theirs.format, theirs.command) != (ours.format, ours.command):
@@ -135,40 +146,12 @@ def change_tags(version: ModelVersion, changes: Mapping[str, str | None]) -> Mod
     return version.with_status(tags={k: v for k, v in merged.items() if v is not None})
 
 
-def move_alias(
-    versions: Sequence[ModelVersion],
-    target: ModelVersion,
-    alias: str,
-    asked: Asked,
-    *,
-    remove: bool = False,
-) -> list[ModelVersion]:
-    """Return the versions that change when `alias` moves to `target`, or away from it.
+def count_version(model: Model, number: int) -> Model:
+    """Return `model` with `number` as the one given last; written with each version.
 
-    An alias names one version of a model at a time; both ends keep the move in their history.
+    Two registrations at once cannot take the same number so.
     """
-    changed = []
-    for version in versions:
-        has = alias in version.status.aliases
-        wants = version.metadata.name == target.metadata.name and not remove
-        affected = wants or not remove or version.metadata.name == target.metadata.name
-        if has == wants or not affected:
-            continue
-        move = AliasMove(
-            alias=alias,
-            action="set" if wants else "removed",
-            subject=asked.subject.name,
-            at=asked.now,
-            reason=asked.reason,
-        )
-        others = {a for a in version.status.aliases if a != alias}
-        changed.append(
-            version.with_status(
-                aliases=tuple(sorted(others | ({alias} if wants else set()))),
-                alias_history=(*version.status.alias_history, move)[-_ALIAS_HISTORY:],
-            )
-        )
-    return changed
+    return model.with_status(last_number=max(number, model.status.last_number))
 
 
 def bury_version(
@@ -203,4 +186,4 @@ def bury_version(
         )
     if version.status.deleted_at is not None:
         return version
-    return version.with_status(deleted_at=now, aliases=())
+    return version.with_status(deleted_at=now)

@@ -20,8 +20,8 @@ from modelplane.client import Client
 from modelplane.demo.flights import TrainedModel, load_flights, train
 from modelplane.demo.replay import Replay, select_replay
 from modelplane.errors import TerminalError
+from modelplane.resources.dataset import DatasetReference
 from modelplane.resources.manifest import read_document
-from modelplane.resources.model import DatasetReference
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
 from modelplane.resources.rollout import Rollout

@@ -39,6 +39,18 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangePage:
+    """Some changes in order; everything up to version `through` has been looked at.
+
+    `more` says whether the log goes on.
+    """
+
+    changes: Sequence[Change]
+    through: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The right to act, held until `expires_at`; `epoch` grows with each new holder."""
 
@@ -103,6 +115,11 @@ class Transaction:
         """
         self.puts.append((resource, resource.metadata.resource_version, action))
 
+    def put(self, resource: AnyResource, action: str) -> None:
+        """Create `resource` when it was never stored, update it otherwise."""
+        write = self.update if resource.metadata.resource_version else self.create
+        write(resource, action)
+
     def delete(self, resource: AnyResource, action: str = "delete") -> None:
         """Remove `resource` as it was read (`Conflict` if it has changed since)."""
         version = resource.metadata.resource_version
@@ -130,12 +147,28 @@ class Store(Protocol):
         """Return one resource, or None."""
 
     async def list(
-        self, kind: type[R], environment: str | None = None, *, labels: Mapping[str, str] = {}
+        self,
+        kind: type[R],
+        environment: str | None = None,
+        *,
+        labels: Mapping[str, str] = {},
+        prefix: str = "",
     ) -> tuple[Sequence[R], int]:
         """Return a kind's resources in name order and the resource version they are at least at.
 
-        ``environment=None`` lists all environments. A watch from that version misses nothing.
+        ``environment=None`` lists all environments; `prefix` is how names begin. A watch from
+        that version misses nothing.
         """
+
+    def newest_version(self, kinds: Sequence[type[AnyResource]] = ()) -> int:
+        """Return the version at which some of `kinds` changed last, without asking the database.
+
+        What this process committed counts at once, what others did within a second. It may be
+        higher than the last change of those kinds, never lower.
+        """
+
+    async def changes(self, since: int, kinds: Sequence[type[AnyResource]] = ()) -> ChangePage:
+        """Return the first changes after version `since`; raises as `watch` does."""
 
     async def commit(self, transaction: Transaction) -> Sequence[AnyResource]:
         """Apply all of `transaction`, durably, and return the written resources in order.

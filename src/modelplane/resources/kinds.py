@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from modelplane.resources.dataset import Dataset, DatasetVersion
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
 from modelplane.resources.meta import Resource
-from modelplane.resources.model import Model, ModelVersion
+from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.model_source import ModelSource
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
@@ -19,6 +21,10 @@ _ALL: tuple[type[Resource[Any, Any]], ...] = (
     Environment,
     Model,
     ModelVersion,
+    AliasMove,
+    Dataset,
+    DatasetVersion,
+    ModelSource,
     ModelDeployment,
     Promotion,
     Rollout,

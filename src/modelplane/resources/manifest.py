@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from modelplane.errors import FieldError, InvalidResource
+from modelplane.resources.dataset import Dataset
 from modelplane.resources.documents import (
     Document,
     Location,
@@ -31,6 +32,7 @@ from modelplane.resources.meta import (
     Resource,
     check_name,
 )
+from modelplane.resources.model import Model
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.strategy_shapes import StrategyReader
 from modelplane.resources.versions import parse_version
@@ -172,7 +174,7 @@ class _Reader:
         kind = self._kind = self._read_kind(top)
         metadata = self._read_map(top, "metadata")
         name = metadata.get("name")
-        self._name = name if isinstance(name, str) else ""
+        self._name = self._check_own_name(name, kind) if isinstance(name, str) else ""
         self._check_known(metadata, ("metadata",), (*_METADATA_FIELDS, *SERVER_SET))
         spec = self._gather_spec(top, kind)
         environment = self._read_environment(metadata, spec, kind)
@@ -268,6 +270,12 @@ class _Reader:
             else:
                 first = self._checked_name(at, value)
         return (first or DEFAULT_ENVIRONMENT) if kind.scoped else None
+
+    def _check_own_name(self, name: str, kind: type[AnyResource]) -> str:
+        """Return the name; those of models and datasets may be what other registries allow."""
+        if kind not in {Model, Dataset} and "@" not in name:
+            self._checked_name(("metadata", "name"), name)
+        return name
 
     def _checked_name(self, at: Location, value: str) -> str:
         try:

@@ -17,7 +17,8 @@ API_VERSION: Literal["modelplane.dev/v1"] = "modelplane.dev/v1"
 DEFAULT_ENVIRONMENT = "production"
 
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?")
-_VERSIONED_NAME = re.compile(_NAME.pattern + r"@[0-9A-Za-z][-0-9A-Za-z.+]*")
+_VERSION = re.compile(r"[0-9A-Za-z][-0-9A-Za-z.+]*")
+_NOT_IN_MODEL_NAMES = frozenset("/\\:@?#%")
 
 
 def check_name(name: str) -> str:
@@ -34,18 +35,44 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_resource_name(name: str) -> str:
-    """Return `name` when it is a plain name or ``MODEL@VERSION``; raises ValueError otherwise.
+def check_model_name(name: str) -> str:
+    """Return `name` when it may name a model or a dataset.
 
-    Names that the system derives from people's (``DEPLOYMENT-REVISION-0``) may be longer, up to
-    128 characters.
+    Registries that people already use allow more than `check_name` does: 1 to 200 printable
+    characters, spaces inside included, but none of ``/ \\ : @ ? # %``. Raises ValueError
+    otherwise.
     """
-    if len(name) <= 128 and (_NAME.fullmatch(name) or _VERSIONED_NAME.fullmatch(name)):
+    if (
+        0 < len(name) <= 200
+        and name.isprintable()
+        and name == name.strip()
+        and name not in {".", ".."}
+        and _NOT_IN_MODEL_NAMES.isdisjoint(name)
+    ):
         return name
-    return check_name(name)
+    raise ValueError(
+        f"not a name: {name[:80]!r}; use 1 to 200 printable characters without "
+        "/ \\ : @ ? # % and without spaces at the ends"
+    )
+
+
+def check_resource_name(name: str) -> str:
+    """Return `name` when it is a name or ``NAME@VERSION``; raises ValueError otherwise.
+
+    Names that the system derives from people's (``DEPLOYMENT-REVISION-0``) may be longer than
+    those that `check_name` accepts.
+    """
+    if len(name) <= 128 and _NAME.fullmatch(name):
+        return name
+    owner, at, version = name.rpartition("@")
+    if at and len(version) <= 100 and _VERSION.fullmatch(version):
+        check_model_name(owner)
+        return name
+    return check_model_name(name)
 
 
 Name = Annotated[str, AfterValidator(check_name)]
+ModelName = Annotated[str, AfterValidator(check_model_name)]
 
 
 class Part(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from modelplane.resources.meta import Condition, Name, Part, Resource
+from modelplane.resources.meta import Condition, ModelName, Part, Resource
 from modelplane.resources.quantities import Duration
 from modelplane.resources.revision import Resources, Revision
 from modelplane.resources.strategy import Strategy
@@ -21,7 +21,7 @@ def _check_version(text: str) -> str:
 class ModelDeploymentSpec(Part):
     """What should run. Version and runtime change through a rollout; the rest in place."""
 
-    model: Name = Field(description="The model; absent in a manifest: the deployment's name.")
+    model: ModelName = Field(description="The model; absent in a manifest: the deployment's name.")
     version: Annotated[str, AfterValidator(_check_version)] = Field(
         default="latest",
         description="Semantic version, integer number, or `latest`; resolved when applied.",

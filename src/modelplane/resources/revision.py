@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from modelplane.resources.meta import Name, Part
+from modelplane.resources.meta import ModelName, Part
 from modelplane.resources.quantities import ByteSize, Duration
 
 ArtifactFormat = Literal["mlflow", "onnx", "skops", "joblib", "command"]
@@ -59,7 +59,7 @@ class RuntimeSpec(Part):
 class Revision(Part):
     """A model version and its runtime, named by the digest of both."""
 
-    model: Name
+    model: ModelName
     version: str = Field(description="Semantic version, without a leading v.")
     artifact: Artifact
     runtime: RuntimeSpec = Field(default_factory=RuntimeSpec)

@@ -20,7 +20,8 @@ from modelplane.adapters.store.staging import Staging, StoredRow
 from modelplane.adapters.store.tables import audit, changes, evidence, leases, meta, resources
 from modelplane.decisions.audit_chain import GENESIS, SignedHead
 from modelplane.errors import Conflict
-from modelplane.ports.store import AnyResource, AuditRecord, Change, Lease
+from modelplane.ports.store import AnyResource, AuditRecord, Change, ChangePage, Lease
+from modelplane.resources.kinds import KINDS
 from modelplane.resources.meta import ResourceKey
 
 HEAD = "audit_head"
@@ -37,15 +38,6 @@ class Expired(Conflict):
     """A watch asked for changes that are no longer in the log."""
 
     code = "expired"
-
-
-@dataclass(frozen=True, slots=True)
-class ChangePage:
-    """Some changes in order; everything up to `through` has been looked at."""
-
-    changes: Sequence[Change]
-    through: int
-    more: bool
 
 
 _ONE = select(
@@ -83,17 +75,31 @@ def read_resource(connection: Connection, key: ResourceKey) -> AnyResource | Non
     return read_document(key.kind, Document(found.metadata, found.spec, found.status))
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Resources of one kind: in one environment or all, with names that begin with `prefix`."""
+
+    kind: str
+    environment: str | None = None
+    prefix: str = ""
+
+
 def read_kind(
-    connection: Connection, kind: str, environment: str | None, cache: ResourceCache
+    connection: Connection, selection: Selection, cache: ResourceCache
 ) -> tuple[list[AnyResource], int]:
     """Return a kind's resources in name order and the newest change.
 
     Reads the keys first and only the texts that are not in `cache`.
     """
     columns = (resources.c.name, resources.c.environment, resources.c.resource_version)
+    kind, prefix = selection.kind, selection.prefix
     statement = select(*columns).where(resources.c.kind == kind)
-    if environment is not None:
-        statement = statement.where(resources.c.environment == environment)
+    if selection.environment is not None or not KINDS[kind].scoped:
+        # Named for global kinds too: the primary key is then searched by name.
+        statement = statement.where(resources.c.environment == (selection.environment or ""))
+    if prefix:
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        statement = statement.where(resources.c.name >= prefix, resources.c.name < after)
     rows = connection.execute(statement.order_by(resources.c.name, resources.c.environment)).all()
     found: list[AnyResource | None] = []
     missing: dict[ResourceKey, int] = {}

@@ -24,6 +24,7 @@ from modelplane.adapters.store.connections import make_engine, prepare_database,
 from modelplane.adapters.store.documents import ResourceCache
 from modelplane.adapters.store.operations import Claim, Commit, Operation, Prune, Renew
 from modelplane.adapters.store.queries import (
+    Selection,
     newest_change,
     read_audit,
     read_changes,
@@ -38,7 +39,15 @@ from modelplane.adapters.store.writer import Result, Writer
 from modelplane.decisions.audit_chain import GENESIS, ChainFault, ChainReport
 from modelplane.errors import ModelplaneError, NotFound, TransientError
 from modelplane.ports.clock import Clock
-from modelplane.ports.store import AnyResource, AuditRecord, Change, Lease, R, Transaction
+from modelplane.ports.store import (
+    AnyResource,
+    AuditRecord,
+    Change,
+    ChangePage,
+    Lease,
+    R,
+    Transaction,
+)
 from modelplane.resources.kinds import KINDS
 from modelplane.resources.meta import ResourceKey
 
@@ -152,16 +161,32 @@ class SqliteStore:
         return cast("R | None", await self._read(partial(read_resource, key=key)))
 
     async def list(
-        self, kind: type[R], environment: str | None = None, *, labels: Mapping[str, str] = {}
+        self,
+        kind: type[R],
+        environment: str | None = None,
+        *,
+        labels: Mapping[str, str] = {},
+        prefix: str = "",
     ) -> tuple[Sequence[R], int]:
         """Return a kind's resources in name order and the resource version they are at."""
+        selection = Selection(kind.__name__, environment, prefix)
         found, version = await self._read(
-            partial(read_kind, kind=kind.__name__, environment=environment, cache=self._cache)
+            partial(read_kind, selection=selection, cache=self._cache)
         )
         if labels:
             wanted = labels.items()
             found = [one for one in found if wanted <= one.metadata.labels.items()]
         return cast("list[R]", found), version
+
+    def newest_version(self, kinds: Sequence[type[AnyResource]] = ()) -> int:
+        """Return the version at which some of `kinds` changed last, as far as is known here."""
+        names = [kind.__name__ for kind in kinds] or KINDS
+        return max((self._changed_at.get(name, 0) for name in names), default=0)
+
+    async def changes(self, since: int, kinds: Sequence[type[AnyResource]] = ()) -> ChangePage:
+        """Return the first changes after version `since`; raises as `watch` does."""
+        names = [kind.__name__ for kind in kinds]
+        return await self._read(partial(read_changes, since=since, kinds=names, cache=self._cache))
 
     async def commit(self, transaction: Transaction) -> Sequence[AnyResource]:
         """Apply all of `transaction`, durably, and return the written resources in order.
@@ -196,9 +221,7 @@ class SqliteStore:
         """
         names = [kind.__name__ for kind in kinds]
         while True:
-            page = await self._read(
-                partial(read_changes, since=since, kinds=names, cache=self._cache)
-            )
+            page = await self.changes(since, kinds)
             for change in page.changes:
                 yield change
             since = page.through
