@@ -26,7 +26,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("logs", "Show the log of a process or a model server."),
     },
     "Models": {
-        "push": ("registry", "Register a version of a model with its artifact."),
+        "push": ("pushing", "Register a version of a model with its artifact."),
+        "registry": ("registry", "Search, compare over time, label and check what is registered."),
         "predict": ("inference", "Ask a deployment for one prediction, through its gateway."),
     },
     "Declare": {
