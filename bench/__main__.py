@@ -25,6 +25,7 @@ MEASUREMENTS = {
     "store_writes": "Audited writes",
     "analysis_tick": "One analysis tick of 1,000 rollouts with 5 metrics",
     "canary_table": "Simulated canaries: ours against fixed thresholds and Kayenta's test",
+    "mlflow_registry": "Registry calls of MLflow users: modelplane against mlflow server",
     "start_up": "Start-up and command line",
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -47,7 +47,7 @@ def run_script(script: Path | str, *arguments: str, timeout_s: float = 300, **en
     source = [str(script)] if isinstance(script, Path) else ["-c", script]
     done = subprocess.run(
         [str(PYTHON), *source, *arguments],
-        env={**_environment(), **env},
+        env={**environment(), **env},
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -65,7 +65,7 @@ def require_mlflow() -> None:
         pytest.skip("MLflow is not installed for the tests: run `make test`, which sets it up")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("MODELPLANE_", "MLFLOW_"))}
     return {
         **kept,
@@ -84,7 +84,7 @@ def mlflow_server(
     """Run a server on 127.0.0.1 until the block is left; a folder that has a store keeps it."""
     require_mlflow()
     folder.mkdir(parents=True, exist_ok=True)
-    number = port or _free_port()
+    number = port or free_port()
     log = (folder / "server.log").open("ab")
     command = [
         str(PYTHON), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(number),
@@ -98,7 +98,7 @@ def mlflow_server(
     }
     process = subprocess.Popen(
         command,
-        env={**_environment(), **allowed, **(env or {})},
+        env={**environment(), **allowed, **(env or {})},
         cwd=folder,
         stdout=log,
         stderr=log,
@@ -123,7 +123,7 @@ def temporary_mlflow_server(**options: Any) -> Iterator[MlflowServer]:
         yield server
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
