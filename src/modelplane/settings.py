@@ -14,13 +14,15 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from modelplane.errors import FieldError, InvalidResource
 
 STATE_FORMAT = 1
 """The format of the state directory that this release writes."""
+
+_ARTIFACT_SCHEMES = frozenset({"s3", "gs", "az"})
 
 
 class Settings(BaseSettings):
@@ -31,6 +33,11 @@ class Settings(BaseSettings):
     state: Path = Field(default=Path(".modelplane"), description="The state directory.")
     api_host: str = Field(default="127.0.0.1", description="Address of the API.")
     api_port: int = Field(default=7080, ge=1, le=65535, description="Port of the API.")
+    artifacts_url: str = Field(
+        default="",
+        description="Where model files are kept: a folder, s3://BUCKET/PREFIX, gs:// or az://; "
+        "default the folder artifacts in the state directory.",
+    )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Further host names that requests to the API may carry."
     )
@@ -54,6 +61,23 @@ class Settings(BaseSettings):
         "when all the packages they need are installed there.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def _check_artifacts_url(cls, url: str) -> str:
+        scheme, colon, rest = url.partition("://")
+        if not url or (Path(url).is_absolute() and not colon):
+            return url.rstrip("/")
+        if scheme not in _ARTIFACT_SCHEMES or not rest.strip("/"):
+            raise ValueError("use an absolute folder, or s3://BUCKET/PREFIX, gs:// or az://")
+        if set(rest) & set("@?#"):
+            raise ValueError("leave credentials and options out of the address: set variables")
+        return url.rstrip("/")
+
+    @property
+    def artifacts_location(self) -> str:
+        """The folder or address where model files are kept."""
+        return self.artifacts_url or str(self.paths.artifacts)
 
     @property
     def state_dir(self) -> Path:
@@ -89,6 +113,8 @@ class Paths:
         self.logs = state_dir / "logs"
         self.agent = state_dir / "agent"
         self.processes = state_dir / "processes"
+        self.secrets = state_dir / "secrets"
+        self.imports = state_dir / "imports"
         self.lock = state_dir / "up.lock"
 
     @property

@@ -59,13 +59,14 @@ class World:
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str | None = ADMIN, **query: Any
     ) -> httpx.Response:
-        """Send one request to the API."""
+        """Send one request to the API; paths begin below ``/api/v1``, except those of ``/v1``."""
+        path = path if path.startswith("/v1/") else f"/api/v1{path}"
         headers = {"authorization": f"Bearer {token}"} if token else {}
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
         if body is None:
             content = {}
         return await self.http.request(
-            method, f"/api/v1{path}", params=query or None, headers=headers, **content
+            method, path, params=query or None, headers=headers, **content
         )
 
     async def ok(self, method: str, path: str, body: Any = None, **query: Any) -> Any:

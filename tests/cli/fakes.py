@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from modelplane.client import Applied, Client, Listing, Prediction
+from modelplane.decisions.search import compile_filter, compile_order
 from modelplane.errors import ModelplaneError, NotFound
 from modelplane.ports.store import AuditRecord, Change
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
@@ -178,15 +179,21 @@ class FakeClient(Client):
         environment: str | None = None,
         *,
         labels: Mapping[str, str] | None = None,
+        filter_string: str = "",
+        order_by: str = "",
+        limit: int | None = None,
     ) -> Listing[R]:
-        found = [
+        found: Sequence[Any] = [
             resource
             for resource in self.resources.values()
             if isinstance(resource, kind)
             and environment in (None, resource.metadata.environment)
             and (labels or {}).items() <= resource.metadata.labels.items()
         ]
-        return Listing(tuple(found), 7)
+        if filter_string or order_by:
+            wanted = compile_filter(filter_string, kind)
+            found = compile_order(order_by, kind).sort(wanted.select(found))
+        return Listing(tuple(found[:limit]), 7)
 
     def watch(self, kind: type[R], since: int, environment: str | None = None) -> Iterator[Change]:
         self.asked.append(("watch", kind.__name__, since, environment))

@@ -31,7 +31,7 @@ def test_push_sends_what_was_said_and_nothing_of_this_process(
     assert record["metrics"] == {"accuracy": 0.93, "recall": 0.5}
     assert record["parameters"] == {"depth": "3"}
     assert record["tags"] == {"team": "risk"}
-    assert record["datasets"] == [Path("march.csv")]
+    assert record["datasets"] == ["march.csv"]
     assert record["input_example"] == REQUEST
     assert record["format"] == "onnx"
     assert record["training"] == Training()

@@ -14,18 +14,20 @@ from pathlib import Path
 
 import pytest
 
+from modelplane.adapters.blobs.trees import TreeBlobs
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.client.artifacts import digest_tree
+from modelplane.decisions.registry_check import VersionLabel, label_of
 from modelplane.errors import NoSpace
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata, Subject
-from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec
+from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec, ModelVersionStatus
 from modelplane.settings import Paths
 from modelplane.supervisor.lock import hold_lock
 from modelplane.wiring.state import prepare_state
 from tests.cli.conftest import Run
-from tests.cli.fakes import metadata, revision
+from tests.cli.fakes import NOW, metadata, revision
 
 DAY_S = 86_400
 
@@ -195,3 +197,71 @@ def test_gc_removes_only_what_is_old_and_unreferenced(run: Run, state: Paths) ->
     left = {f"sha256:{tree.name}" for tree in state.artifacts.iterdir()}
     assert left == {kept, young}
     assert run(*words).stdout == "removed 0 things, 0 B\n"
+
+
+def test_gc_removes_the_files_of_deleted_versions_with_their_records(
+    run: Run, state: Paths
+) -> None:
+    digest = add_tree(state.artifacts, "deleted")
+    artifact = revision("1.0.0").artifact.with_(digest=digest)
+    version = ModelVersion(
+        metadata=metadata("fraud@1.0.0", None),
+        spec=ModelVersionSpec(model="fraud", version="1.0.0", artifact=artifact),
+        status=ModelVersionStatus(deleted_at=NOW),
+    )
+    with opened(state) as (store, runner):
+        transaction = Transaction(Subject(name="anna"))
+        transaction.create(version)
+        runner.run(store.commit(transaction))
+        runner.run(TreeBlobs(str(state.artifacts)).label(label_of(version.spec, NOW)))
+    words = ("gc", "--state", str(state.state_dir))
+    assert run(*words).stdout.splitlines()[-1] == "removed 0 things, 0 B", "labelled just now"
+    (record,) = (state.artifacts / ".versions").iterdir()
+    os.utime(record, (time.time() - 3 * DAY_S,) * 2)
+    assert run(*words).stdout.splitlines()[-1] == "removed 1 things, 7 B"
+    assert not record.exists()
+
+
+def test_what_describes_the_artifacts_is_backed_up_with_them(
+    run: Run, state: Paths, tmp_path: Path
+) -> None:
+    digest = add_tree(state.artifacts, "weights")
+    tree = state.artifacts / digest.removeprefix("sha256:")
+    label = VersionLabel("mv-1", "fraud", "1.0.0", digest, NOW)
+    asyncio.run(TreeBlobs(str(state.artifacts)).label(label))
+    (state.artifacts / f".files-{tree.name}.json").write_text("[]")
+    (state.artifacts / ".partial-x").mkdir()
+    (state.artifacts / ".versions/mv-2.new").write_text("half")
+    run("backup", str(tmp_path / "copy"), "--state", str(state.state_dir))
+    other = Paths(tmp_path / "other")
+    run("restore", str(tmp_path / "copy"), "--state", str(other.state_dir))
+    names = {path.name for path in other.artifacts.rglob("*")}
+    assert names == {tree.name, "model.onnx", f".files-{tree.name}.json", ".versions", "mv-1.json"}
+
+
+def test_artifacts_in_a_bucket_stay_there(
+    run: Run, state: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, words = tmp_path / "copy", ("--state", str(tmp_path / "other"))
+    monkeypatch.setenv("MODELPLANE_ARTIFACTS_URL", "s3://bucket/models")
+    result = run("backup", str(to), "--state", str(state.state_dir))
+    assert "the artifacts stay in s3://bucket/models" in result.stderr
+    assert list((to / "artifacts").iterdir()) == []
+    assert run("restore", str(to), *words).exit_code == 0
+    monkeypatch.delenv("MODELPLANE_ARTIFACTS_URL")
+    refused = run("restore", str(to), *words)
+    assert refused.exit_code == 5
+    assert "set artifacts_url to s3://bucket/models" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["artifacts", "ftp://x/y", "s3://", "s3:///", "s3://key:secret@bucket/x", "s3://b?x=1"]
+)
+def test_an_address_that_cannot_be_one_is_refused(
+    run: Run, state: Paths, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("MODELPLANE_ARTIFACTS_URL", url)
+    result = run("gc", "--state", str(state.state_dir))
+    assert result.exit_code == 2
+    assert "artifacts_url" in result.stderr
+    assert "secret@" not in result.stderr

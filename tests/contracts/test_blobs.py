@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import io
 import os
 import shutil
 import tarfile
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,30 @@ import fsspec
 import pytest
 
 from modelplane.adapters.blobs.trees import TreeBlobs
-from modelplane.client.artifacts import detect_format, digest_tree, tar_stream
+from modelplane.client.artifacts import digest_tree, tar_stream
+from modelplane.decisions.registry_check import VersionLabel
 from modelplane.errors import InvalidResource, NoSpace, NotFound, TerminalError
-from modelplane.ports.blobs import Blobs, StoredTree
+from modelplane.ports.blobs import Blobs, StoredTree, Verified
+from modelplane.resources.model import version_id
 
 NOTHING = f"sha256:{'0' * 64}"
+NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+UNREADABLE = (b"", b"{", b"[]", b"{}", b"\xff", b'{"id": "mv-other"}', b'{"created_at": "x"}')
 
 
-@pytest.fixture(params=["local", "memory"])
+def label_for(digest: str, version: str = "1.0.0") -> VersionLabel:
+    unique_id = version_id("fraud", version, digest)
+    return VersionLabel(unique_id, "fraud", version, digest, NOW)
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "blobs")
-    return f"memory://blobs-{uuid.uuid4().hex}"
+    if request.param == "memory":
+        return f"memory://blobs-{uuid.uuid4().hex}"
+    return f"s3://{request.getfixturevalue('bucket')}/team/models"
 
 
 @pytest.fixture
@@ -84,9 +97,19 @@ def stored_file(url: str, digest: str, name: str) -> str:
     return f"{url}/{digest.removeprefix('sha256:')}/{name}"
 
 
+def opened(url: str) -> tuple[Any, str]:
+    """The storage itself, to look into it and to damage it."""
+    options = {}
+    if url.startswith("s3://"):
+        options = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"], "use_listings_cache": False}
+    files, root = fsspec.core.url_to_fs(url, **options)
+    return files, root
+
+
 def names_in(url: str) -> set[str]:
-    files, root = fsspec.core.url_to_fs(url)
-    return {place.rsplit("/", 1)[-1] for place in files.ls(root, detail=False)}
+    files, root = opened(url)
+    found = files.find(root, withdirs=True)
+    return {place.removeprefix(f"{root}/").partition("/")[0] for place in found if place != root}
 
 
 class TestStoring:
@@ -146,6 +169,13 @@ class TestStoring:
 
 
 class TestRefusing:
+    """Happens before the storage is asked, so a bucket would show nothing more."""
+
+    @pytest.fixture(params=["local", "memory"])
+    def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        is_local = request.param == "local"
+        return str(tmp_path / "blobs") if is_local else f"memory://blobs-{uuid.uuid4().hex}"
+
     async def test_other_bytes_than_announced(self, url: str, blobs: Blobs, model: Path) -> None:
         with pytest.raises(InvalidResource, match="arrived altered"):
             await blobs.put(stream(model), NOTHING)
@@ -201,14 +231,17 @@ class TestRefusing:
         assert names_in(url) == set()
 
     async def test_what_a_killed_process_left_goes_at_the_next_start(
-        self, url: str, blobs: Blobs
+        self, url: str, tmp_path: Path
     ) -> None:
-        files, root = fsspec.core.url_to_fs(url)
-        files.makedirs(f"{root}/.partial-abc/tree", exist_ok=True)
-        files.pipe_file(f"{root}/.partial-abc/tree/file", b"half")
+        scratch = tmp_path / "scratch"
+        place = (tmp_path / "blobs" if url.startswith("/") else scratch) / ".partial-abc"
+        (place / "tree").mkdir(parents=True)
+        (place / "tree/file").write_bytes(b"half")
+        blobs = TreeBlobs(url, scratch)
         assert await blobs.list() == []
-        TreeBlobs(url)
-        assert names_in(url) == set()
+        assert place.exists(), "another process may be writing there"
+        blobs.prepare()
+        assert not place.exists()
 
 
 class TestReading:
@@ -221,8 +254,8 @@ class TestReading:
     ) -> None:
         digest = digest_tree(model).digest
         await blobs.put(stream(model), digest)
-        with fsspec.open(stored_file(url, digest, name), "wb") as file:
-            file.write(b"other")
+        files, root = opened(url)
+        files.pipe_file(stored_file(root, digest, name), b"other")
         with pytest.raises(TerminalError, match=f"{name} {what}"):
             await anext(aiter(blobs.read(digest)))
 
@@ -247,11 +280,128 @@ class TestReading:
     ) -> None:
         digest = digest_tree(model).digest
         await blobs.put(stream(model), digest)
-        files, root = fsspec.core.url_to_fs(url)
+        files, root = opened(url)
         files.rm(stored_file(root, digest, "MLmodel"))
         files.pipe_file(stored_file(root, digest, "added"), b"x")
         with pytest.raises(TerminalError, match="MLmodel is missing, added was added"):
             await anext(aiter(blobs.read(digest)))
+
+
+class TestVerifying:
+    async def test_whole_bytes_are_whole(self, blobs: Blobs, model: Path) -> None:
+        tree = digest_tree(model)
+        await blobs.put(stream(model), tree.digest)
+        assert await blobs.verify(tree.digest) == Verified(tree.digest, tree.size_bytes)
+        with pytest.raises(NotFound):
+            await blobs.verify(NOTHING)
+
+    async def test_what_was_altered_is_named(self, url: str, blobs: Blobs, model: Path) -> None:
+        digest = digest_tree(model).digest
+        await blobs.put(stream(model), digest)
+        files, root = opened(url)
+        files.pipe_file(stored_file(root, digest, "MLmodel"), b"other")
+        files.rm(stored_file(root, digest, "empty"))
+        files.pipe_file(stored_file(root, digest, "nested/added"), b"x")
+        verified = await blobs.verify(digest)
+        assert verified.difference == (
+            "MLmodel has other bytes, empty is missing, nested/added was added"
+        )
+
+    async def test_the_time_of_storing_is_known(self, blobs: Blobs, model: Path) -> None:
+        before = datetime.now(UTC) - timedelta(seconds=2)
+        stored = await blobs.put(stream(model), digest_tree(model).digest)
+        for found in (await blobs.find(stored.digest), *await blobs.list()):
+            assert found is not None
+            assert found.whole
+            assert found.stored_at is not None
+            assert before < found.stored_at <= datetime.now(UTC) + timedelta(seconds=1)
+
+
+class TestUnendedUploads:
+    """Where folders cannot be moved in one step, an upload may stop between two files."""
+
+    @pytest.fixture(params=["memory", "s3"])
+    def url(self, request: pytest.FixtureRequest) -> str:
+        if request.param == "memory":
+            return f"memory://blobs-{uuid.uuid4().hex}"
+        return f"s3://{request.getfixturevalue('bucket')}"
+
+    async def test_they_are_not_there_until_they_are_told_from_whole_ones(
+        self, url: str, blobs: Blobs, model: Path, tmp_path: Path
+    ) -> None:
+        digest = digest_tree(model).digest
+        files, root = opened(url)
+        files.pipe_file(stored_file(root, digest, "MLmodel"), b"half")
+        files.pipe_file(stored_file(root, digest, "nested/more"), b"")
+        assert await blobs.find(digest) is None
+        with pytest.raises(NotFound):
+            await anext(aiter(blobs.read(digest)))
+        with pytest.raises(NotFound):
+            await blobs.label(label_for(digest))
+        (found,) = await blobs.list()
+        assert (found.digest, found.whole, found.size_bytes) == (digest, False, 4)
+        assert await blobs.delete(digest, unless_since=datetime.now(UTC) + DAY)
+        assert names_in(url) == set()
+
+    async def test_the_next_upload_ends_it(
+        self, url: str, blobs: Blobs, model: Path, tmp_path: Path
+    ) -> None:
+        tree = digest_tree(model)
+        files, root = opened(url)
+        files.pipe_file(stored_file(root, tree.digest, "MLmodel"), b"half")
+        await blobs.put(stream(model), tree.digest)
+        assert digest_tree(await unpacked(blobs, tree.digest, tmp_path / "copy")) == tree
+
+
+class TestLabels:
+    async def test_a_version_is_found_from_its_files(self, blobs: Blobs, model: Path) -> None:
+        digest = digest_tree(model).digest
+        with pytest.raises(NotFound):
+            await blobs.label(label_for(digest))
+        await blobs.put(stream(model), digest)
+        one, two = label_for(digest), label_for(digest, "2.0.0")
+        for label in (one, two, one, replace(two, created_at=NOW + DAY)):
+            await blobs.label(label)
+        assert set(await blobs.labels()) == {one, two}, "the first writing counts"
+        await blobs.unlabel(one.id)
+        await blobs.unlabel(one.id)
+        assert await blobs.labels() == [two]
+        assert [tree.digest for tree in await blobs.list()] == [digest]
+
+    async def test_one_that_cannot_be_read_has_its_id_and_is_written_again(
+        self, url: str, blobs: Blobs, model: Path
+    ) -> None:
+        digest = digest_tree(model).digest
+        await blobs.put(stream(model), digest)
+        label = label_for(digest)
+        await blobs.label(label)
+        files, root = opened(url)
+        for content in UNREADABLE:
+            files.pipe_file(f"{root}/.versions/{label.id}.json", content)
+            assert await blobs.labels() == [VersionLabel(label.id)]
+            await blobs.label(label)
+            assert await blobs.labels() == [label]
+
+    async def test_an_id_that_is_no_id_becomes_no_path(self, blobs: Blobs) -> None:
+        for name in ("", "..", "../x", "a/b", ".hidden"):
+            with pytest.raises(InvalidResource, match="unique id"):
+                await blobs.unlabel(name)
+
+    async def test_what_was_stored_or_labelled_lately_is_not_taken_away(
+        self, blobs: Blobs, model: Path
+    ) -> None:
+        digest = digest_tree(model).digest
+        await blobs.put(stream(model), digest)
+        now = datetime.now(UTC)
+        assert not await blobs.delete(digest, unless_since=now - DAY)
+        await asyncio.sleep(2.1)  # S3 tells times in whole seconds
+        since = datetime.now(UTC) - timedelta(seconds=1)
+        await blobs.label(label_for(digest))
+        assert not await blobs.delete(digest, unless_since=since)
+        await blobs.unlabel(label_for(digest).id)
+        assert await blobs.delete(digest, unless_since=since)
+        assert await blobs.find(digest) is None
+        assert await blobs.delete(NOTHING, unless_since=since)
 
 
 class TestFullDisk:
@@ -270,68 +420,40 @@ class TestFullDisk:
         await blobs.put(stream(model), digest_tree(model).digest)
 
 
-class TestTrees:
-    """The digest, the stream and the format of a tree, which all stores share."""
+class TestSingleFiles:
+    async def test_files_are_listed_by_path_and_read_alone(self, blobs: Blobs, model: Path) -> None:
+        digest = digest_tree(model).digest
+        await blobs.put(stream(model), digest)
+        listed = await blobs.list_files(digest)
+        assert [(file.path, file.size_bytes) for file in listed] == [
+            ("MLmodel", 11),
+            ("empty", 0),
+            ("nested/deep/ünïcode name.txt", 1),
+            ("nested/weights.bin", 256 * 9_000),
+        ]
+        for file in listed:
+            content = b"".join([piece async for piece in blobs.read_file(digest, file.path)])
+            assert content == (model / file.path).read_bytes()
 
-    def test_the_digest_is_that_of_paths_sizes_and_bytes(self, tmp_path: Path) -> None:
-        one, two = tmp_path / "one", tmp_path / "two"
-        for root, order in ((one, ["a", "b/c"]), (two, ["b/c", "a"])):
-            for name in order:
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_text(name)
-        (two / "a").chmod(0o755)
-        assert digest_tree(one) == digest_tree(two)
-        assert b"".join(tar_stream(one)) == b"".join(tar_stream(two))
-        (two / "a").rename(two / "z")
-        assert digest_tree(one) != digest_tree(two)
+    @pytest.mark.parametrize("path", ["nothing", "nested", "", "../MLmodel", "/etc/passwd"])
+    async def test_what_is_no_file_of_the_tree_is_not_read(
+        self, blobs: Blobs, model: Path, path: str
+    ) -> None:
+        digest = digest_tree(model).digest
+        await blobs.put(stream(model), digest)
+        for missing in (blobs.read_file(digest, path), blobs.read_file(NOTHING, "MLmodel")):
+            with pytest.raises(NotFound):
+                await anext(missing)
+        with pytest.raises(NotFound):
+            await blobs.list_files(NOTHING)
 
-    def test_the_digest_never_changes(self, tmp_path: Path) -> None:
-        (tmp_path / "model.onnx").write_bytes(b"bytes")
-        content = hashlib.sha256(b"bytes").hexdigest()
-        line = f"model.onnx\0005\0{content}\n".encode()
-        tree = digest_tree(tmp_path / "model.onnx")
-        assert tree.digest == f"sha256:{hashlib.sha256(line).hexdigest()}"
-        assert (tree.size_bytes, tree.files) == (5, 1)
-
-    def test_long_names_and_big_files_fit_the_stream(self, tmp_path: Path) -> None:
-        name = "/".join(["folder" * 20] * 3) + "/" + "n" * 200
-        (tmp_path / "tree" / name).parent.mkdir(parents=True)
-        (tmp_path / "tree" / name).write_bytes(b"x" * 3_000_000)
-        content = b"".join(tar_stream(tmp_path / "tree"))
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            assert [(one.name, one.size) for one in archive] == [(name, 3_000_000)]
-
-    @pytest.mark.parametrize("what", ["missing", "empty", "link", "pipe", "no UTF-8"])
-    def test_what_cannot_be_taken(self, tmp_path: Path, what: str) -> None:
-        tree = tmp_path / "tree"
-        if what != "missing":
-            tree.mkdir()
-        if what == "link":
-            (tree / "link").symlink_to("/etc/passwd")
-        if what == "pipe":
-            os.mkfifo(tree / "pipe")
-        if what == "no UTF-8":
-            Path(os.fsdecode(os.fsencode(tree) + b"/\xff")).write_text("x")
-        for read in (digest_tree, lambda path: list(tar_stream(path))):
-            with pytest.raises(InvalidResource) as caught:
-                read(tree)
-            str(caught.value).encode()
-
-    @pytest.mark.parametrize(
-        ("names", "format_"),
-        [
-            (["MLmodel", "model.pkl"], "mlflow"),
-            (["model.onnx"], "onnx"),
-            (["model.skops"], "skops"),
-            (["model.joblib"], "joblib"),
-            (["model.PKL"], "joblib"),
-            (["serve.py"], None),
-            (["a.onnx", "b.onnx"], None),
-        ],
-    )
-    def test_formats(self, tmp_path: Path, names: list[str], format_: str | None) -> None:
-        for name in names:
-            (tmp_path / name).write_text("")
-        assert detect_format(tmp_path) == format_
-        if len(names) == 1:
-            assert detect_format(tmp_path / names[0]) == format_
+    async def test_an_altered_file_is_not_given_out(
+        self, blobs: Blobs, url: str, model: Path
+    ) -> None:
+        digest = digest_tree(model).digest
+        await blobs.put(stream(model), digest)
+        files, _ = fsspec.core.url_to_fs(url)
+        files.pipe_file(stored_file(url, digest, "MLmodel"), b"flavors: []")
+        with pytest.raises(TerminalError, match="MLmodel"):
+            await anext(blobs.read_file(digest, "MLmodel"))
+        assert b"".join([p async for p in blobs.read_file(digest, "empty")]) == b""

@@ -13,6 +13,7 @@ from modelplane.controllers.loop import LEASE_NAME, Fence, Reconciler
 from modelplane.controllers.placement import PlacementController
 from modelplane.controllers.promotion import PromotionController
 from modelplane.controllers.rollout import RolloutController
+from modelplane.controllers.serving import ServingController
 from modelplane.controllers.traffic import TrafficController
 from modelplane.errors import Conflict
 from modelplane.ports.store import Transaction
@@ -48,6 +49,7 @@ class Plane:
             RolloutController(store, self.fence, clock),
             PlacementController(store, self.fence, clock),
             TrafficController(store, self.fence),
+            ServingController(store, self.fence, clock),
         ]
         self.broken: set[str] = set()
 

@@ -17,6 +17,7 @@ from modelplane.controllers.loop import LEASE_NAME
 from modelplane.errors import Conflict
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Subject
+from modelplane.resources.model import AliasMove, Model
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout, RolloutRequest
@@ -192,4 +193,11 @@ async def test_nothing_that_serves_is_stopped_and_everything_settles(
         stable = (await plane.deployment()).status.stable
         if stable is not None:
             assert (await plane.shares()).get(stable.version, 0) >= 50
+            model = await plane.store.get(Model, "delay")
+            assert [entry.champion for entry in model.status.serving] == [stable.version]
+        moves, _ = await plane.store.list(AliasMove, prefix="delay@")
+        champions = [m.spec for m in moves if m.spec.alias == "champion" and m.spec.environment]
+        promoted = [r for r in (await plane.store.list(Rollout))[0] if r.status.phase == "Promoted"]
+        promoted.sort(key=lambda rollout: rollout.spec.ordinal)
+        assert [m.after for m in champions] == [r.spec.candidate.version for r in promoted]
         assert (await plane.store.verify_audit()).faults == ()

@@ -45,11 +45,25 @@ class Context:
             The query has a parameter that the route does not know: a misspelt ``environment``
             must not mean the default one.
         """
-        subject = await self.identities.identify(request.headers.get("authorization"))
+        authorization = request.headers.get("authorization")
+        subject = await self.authorize(authorization, verb, kind, environment)
+        _check_query(request)
+        return subject
+
+    async def authorize(
+        self, authorization: str | None, verb: Verb, kind: str, environment: str | None = None
+    ) -> Subject:
+        """Return the subject of an ``Authorization`` header that may do what is asked.
+
+        Raises
+        ------
+        Unauthenticated, Forbidden
+            Unknown, or not allowed.
+        """
+        subject = await self.identities.identify(authorization)
         decision = authorize(subject, verb, kind, environment)
         if isinstance(decision, Refused):
             raise Forbidden(f"{decision.message} (rule {decision.rule})")
-        _check_query(request)
         return subject
 
 

@@ -5,16 +5,17 @@ Used by the routes. Resources were validated when they were stored and are not v
 
 from __future__ import annotations
 
-import base64
-import binascii
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from starlette.responses import Response
 
-from modelplane.errors import FieldError, InvalidResource
-from modelplane.resources.meta import API_VERSION, Part, Resource
+from modelplane.decisions.aliases import aliases_of
+from modelplane.decisions.registry_index import RegistryIndex
+from modelplane.resources.meta import API_VERSION, Part, Resource, ResourceKey
+from modelplane.resources.model import ModelVersion
 from modelplane.resources.token import Token
 
 AnyResource = Resource[Any, Any]
@@ -22,10 +23,14 @@ AnyResource = Resource[Any, Any]
 JSON = "application/json"
 
 
-def show(resource: AnyResource) -> AnyResource:
-    """Return `resource` as it may be seen: a token without its digest."""
+def show(resource: AnyResource, index: RegistryIndex | None = None) -> AnyResource:
+    """Return `resource` as it is seen: a token without its digest, a version with its aliases."""
     if isinstance(resource, Token):
         return resource.with_spec(digest="")
+    if isinstance(resource, ModelVersion) and index is not None:
+        aliases = aliases_of(index.models.get(resource.spec.model), resource.spec.version)
+        if aliases and resource.status.deleted_at is None:
+            return resource.with_status(aliases=aliases)
     return resource
 
 
@@ -44,46 +49,51 @@ def json_response(data: object, status: int = 200) -> Response:
     return Response(to_json(data), status, media_type=JSON)
 
 
+class EncodedResources:
+    """The JSON of what was shown lately, so that lists shown again are not encoded again.
+
+    Parameters
+    ----------
+    max_bytes
+        How much is kept; the oldest goes first.
+    """
+
+    def __init__(self, max_bytes: int = 32 * 1024 * 1024) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[ResourceKey, tuple[int, tuple[str, ...], bytes]] = OrderedDict()
+
+    def encode(self, resource: AnyResource) -> bytes:
+        """Return what `encode` does for a resource as `show` returned it."""
+        version, key = resource.metadata.resource_version, resource.key
+        # Aliases are filled in from the model: they change without a new resource version.
+        aliases = resource.status.aliases if isinstance(resource, ModelVersion) else ()
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] == version and kept[1] == aliases:
+            self._kept.move_to_end(key)
+            return kept[2]
+        data = encode(resource)
+        self._bytes += len(data) - (len(kept[2]) if kept else 0)
+        self._kept[key] = (version, aliases, data)
+        self._kept.move_to_end(key)
+        while self._bytes > self._max_bytes:
+            _, (_, _, oldest) = self._kept.popitem(last=False)
+            self._bytes -= len(oldest)
+        return data
+
+
 def list_response(
-    kind: str, resources: Sequence[AnyResource], resource_version: int, token: str = ""
+    kind: str,
+    resources: Sequence[AnyResource],
+    resource_version: int,
+    token: str = "",
+    *,
+    encoded: EncodedResources | None = None,
 ) -> Response:
-    """Answer with a list; `token` continues it when there is more."""
+    """Answer with a list of what `show` returned; `token` continues it when there is more."""
     head: dict[str, Any] = {"resourceVersion": resource_version}
     if token:
         head["continue"] = token
-    items = b",".join(encode(show(resource)) for resource in resources)
+    items = b",".join(map(encoded.encode if encoded else encode, resources))
     start = to_json({"apiVersion": API_VERSION, "kind": f"{kind}List", "metadata": head})
     return Response(start[:-1] + b',"items":[' + items + b"]}", media_type=JSON)
-
-
-def page(
-    resources: Sequence[AnyResource], limit: int | None, token: str | None
-) -> tuple[Sequence[AnyResource], str]:
-    """Return at most `limit` resources after the place in `token`, and the next token.
-
-    The order is by name, then environment. Pages are cut from the present state: what was
-    written meanwhile may be missed or seen, nothing is seen twice.
-    """
-    if limit is None and token is None:
-        return resources, ""
-    ordered = sorted(resources, key=_place)
-    if token is not None:
-        after = _read_token(token)
-        ordered = [resource for resource in ordered if _place(resource) > after]
-    if limit is None or len(ordered) <= limit:
-        return ordered, ""
-    ordered = ordered[:limit]
-    return ordered, base64.urlsafe_b64encode(to_json(_place(ordered[-1]))).decode()
-
-
-def _place(resource: AnyResource) -> tuple[str, str]:
-    return resource.metadata.name, resource.metadata.environment or ""
-
-
-def _read_token(token: str) -> tuple[str, str]:
-    try:
-        name, environment = from_json(base64.urlsafe_b64decode(token.encode()))
-        return str(name), str(environment)
-    except (ValueError, TypeError, binascii.Error):
-        fields = [FieldError("query.continue", "use the one that the last page gave")]
-        raise InvalidResource("not a token to continue a list", fields) from None

@@ -18,14 +18,20 @@ from modelplane.api.answers import json_response
 from modelplane.api.artifacts import add_artifact_routes
 from modelplane.api.audit import add_audit_routes
 from modelplane.api.catalog import Catalog
+from modelplane.api.datasets import add_dataset_routes
 from modelplane.api.dependencies import ApiDependencies
 from modelplane.api.gate import Gate, RequestCounts
+from modelplane.api.history import add_history_routes
 from modelplane.api.identity import Identities
 from modelplane.api.kinds import add_kind_routes
+from modelplane.api.mlflow.routes import add_mlflow_routes
+from modelplane.api.lineage import add_lineage_routes
+from modelplane.api.publishing import add_publishing_routes
 from modelplane.api.registry import add_registry_routes
 from modelplane.api.routes import Routes
 from modelplane.api.telemetry import add_telemetry_routes
 from modelplane.api.tokens import add_token_routes
+from modelplane.api.webhooks import add_webhook_routes
 from modelplane.resources.environment import Environment
 
 
@@ -49,13 +55,19 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         middleware=[Middleware(Gate, dependencies, RequestCounts(registry))],
     )
     problems.install(app)
+    add_mlflow_routes(app, context)
     routes = Routes(app)
     # Routes with a fixed ending come before those whose name would take it in.
     add_telemetry_routes(routes, context)
     add_audit_routes(routes, context)
     add_artifact_routes(routes, context)
     add_registry_routes(routes, context)
+    add_dataset_routes(routes, context)
+    add_lineage_routes(routes, context)
+    add_history_routes(routes, context)
+    add_publishing_routes(Routes(app, "/v1"), context)
     add_token_routes(routes, context)
+    add_webhook_routes(routes, context)
     add_action_routes(routes, context)
     add_kind_routes(routes, context)
     _add_probes(app, context, registry)

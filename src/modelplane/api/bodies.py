@@ -124,6 +124,8 @@ def parse_part(part: type[P], data: object, *, path: str = "") -> P:
 def take_fields(data: dict[str, Any], **types: type) -> dict[str, Any]:
     """Return the fields of an action's body, each of its type or absent; no others.
 
+    Null is absent, except where a field may be anything (`object`).
+
     Raises
     ------
     InvalidResource
@@ -139,7 +141,9 @@ def take_fields(data: dict[str, Any], **types: type) -> dict[str, Any]:
             faults.append(FieldError(name, f"must be {_TYPE_NAMES.get(wanted, wanted.__name__)}"))
     if faults:
         raise InvalidResource("the body is not valid", faults)
-    return {name: value for name, value in data.items() if value is not None}
+    return {
+        name: value for name, value in data.items() if value is not None or types[name] is object
+    }
 
 
 _TYPE_NAMES = {str: "text", bool: "true or false", dict: "a map", list: "a list"}

@@ -7,10 +7,13 @@ whoever wrote through this process finds it at once. It writes nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from typing import Any
 
 from modelplane.decisions.registry_index import KINDS, RegistryIndex
 from modelplane.errors import Conflict
 from modelplane.ports.store import Store
+from modelplane.resources.meta import Resource
 
 
 class Catalog:
@@ -41,6 +44,23 @@ class Catalog:
             while self._through < wanted:
                 self._index = await self._catch_up(self._index)
             return self._index
+
+    @property
+    def through(self) -> int:
+        """The version of the store up to which the index knows everything."""
+        return self._through
+
+    def absorb(self, written: Iterable[Resource[Any, Any]]) -> None:
+        """Take over what was just committed here, so that the next reader need not ask for it.
+
+        Only what follows directly on what is known already; the rest is found as ever.
+        """
+        if self._index is None or self._catching_up.locked():
+            return
+        for resource in sorted(written, key=lambda r: r.metadata.resource_version):
+            if resource.metadata.resource_version == self._through + 1:
+                self._index.put(resource)
+                self._through += 1
 
     async def _load(self) -> RegistryIndex:
         index, through = RegistryIndex(), -1

@@ -53,6 +53,10 @@ class ApiDependencies:
         Checks the audit chain: ``{verified, records, faults: [{sequence, kind, message}]}``.
     signed_head
         Returns the signed head of the audit chain with the public key, or None.
+    secret
+        Returns a secret that a resource names, or None.
+    wake_source
+        Has a ModelSource looked at now: (source, model or None, new version's number or None).
     on_loopback
         Whether the API listens on loopback only: then a request must name a loopback host (no
         DNS rebinding), and `/metrics` needs no token.
@@ -70,6 +74,8 @@ class ApiDependencies:
     new_secret: Callable[[], str]
     verify_audit: Callable[[], Awaitable[Mapping[str, Any]]]
     signed_head: Callable[[], Awaitable[Mapping[str, Any] | None]]
+    secret: Callable[[str], str | None] = lambda name: None
+    wake_source: Callable[[str, str | None, int | None], None] = lambda *hint: None
     on_loopback: bool = True
     allowed_hosts: tuple[str, ...] = ()
     limits: ApiLimits = field(default_factory=ApiLimits)

@@ -66,7 +66,7 @@ async def apply_deployment(
     async def prepare() -> tuple[Transaction, Admission]:
         environment = await load_environment(context.store, declared.metadata.environment)
         model = declared.spec.model
-        version = await _load_version(context.store, model, declared.spec.version)
+        version = await load_version(context.store, model, declared.spec.version)
         name = declared.metadata.name
         situation = await _load_situation(context.store, environment, name, version)
         admission = admit_deployment(declared, version, situation, asked)
@@ -129,7 +129,7 @@ async def load_deployment(store: Store, name: str, environment: str) -> ModelDep
     raise NotFound(f"there is no deployment {name!r} in {environment}", hint=hint)
 
 
-async def _load_version(store: Store, model: str, wanted: str) -> ModelVersion:
+async def load_version(store: Store, model: str, wanted: str) -> ModelVersion:
     """Return the version `wanted` names, by its name where that is enough."""
     if wanted != LATEST and not wanted.isdecimal():
         try:
@@ -195,21 +195,42 @@ async def promote(
     context: Context, name: str, body: dict[str, Any], environment: str | None, asked: Asked
 ) -> Applied:
     """Ask for a version in an environment; see `decisions.admission.admit_promotion`."""
-    store = context.store
     target_name = body.get("to") or environment or DEFAULT_ENVIRONMENT
     origin = environment if body.get("to") and environment != body["to"] else None
+
+    def choose(
+        target: Environment,
+        environments: Sequence[Environment],
+        deployments: Sequence[ModelDeployment],
+    ) -> ModelDeployment:
+        return choose_source(name, target, environments, deployments, origin=origin)
+
+    return await promote_chosen(context, target_name, choose, body.get("version"), asked)
+
+
+Chooser = Callable[[Environment, Sequence[Environment], Sequence[ModelDeployment]], ModelDeployment]
+"""Returns the deployment a promotion starts from: of the target, all environments and all
+deployments."""
+
+
+async def promote_chosen(
+    context: Context, target_name: str, choose: Chooser, wanted: str | None, asked: Asked
+) -> Applied:
+    """Ask for a version (None: what the source serves) of the deployment that `choose` returns."""
+    store = context.store
 
     async def prepare() -> tuple[Transaction, Admission]:
         target = await load_environment(store, target_name, path="to")
         environments, _ = await store.list(Environment)
         deployments, _ = await store.list(ModelDeployment)
-        source = choose_source(name, target, environments, deployments, origin=origin)
+        source = choose(target, environments, deployments)
+        name = source.metadata.name
         stable = source.status.stable
         serving = stable.version if stable else source.spec.version
-        wanted = body.get("version") or serving
-        version = await _load_version(store, source.spec.model, wanted)
+        written = wanted or serving
+        version = await load_version(store, source.spec.model, written)
         situation = await _load_situation(store, target, name, version)
-        admission = admit_promotion(source, wanted, version, situation, asked)
+        admission = admit_promotion(source, written, version, situation, asked)
         return _write(admission, asked, "promote"), admission
 
     return await _carry_out(context, prepare)

@@ -19,7 +19,16 @@ from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
-from modelplane.decisions.aliases import Moved, Mover, aliases_of, check_alias, move_alias
+from modelplane.decisions.aliases import (
+    Moved,
+    Mover,
+    aliases_of,
+    check_alias,
+    continue_history,
+    move_alias,
+)
+from modelplane.decisions.corrections import correct_version
+from modelplane.decisions.datasets import link_datasets
 from modelplane.decisions.registration import (
     Registration,
     canonical_version,
@@ -28,10 +37,18 @@ from modelplane.decisions.registration import (
     count_version,
     register_version,
 )
-from modelplane.errors import FieldError, InvalidResource, NotFound
+from modelplane.decisions.registry_check import label_of
+from modelplane.errors import Conflict, FieldError, InvalidResource, NotFound
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.meta import Metadata
-from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec
+from modelplane.resources.model import (
+    AliasMove,
+    Correction,
+    Model,
+    ModelVersion,
+    ModelVersionSpec,
+)
+from modelplane.resources.model_source import ModelSource
 
 _GIVEN = frozenset({"number", "author", "id", "registered_at"})
 _MAX_TAGS = 100
@@ -58,12 +75,15 @@ def add_registry_routes(routes: Routes, context: Context) -> None:
         return (await register(context, wanted, asked)).response()
 
     async def act(request: Request, name: str, verb: str) -> Response:
-        """Change the tags, an alias or the description of a version."""
+        """Change the tags, an alias or the description of a version, or correct its record."""
         subject = await context.admit(request, "act", "ModelVersion")
         if verb not in _ACTIONS:
             hint = f"it has: {', '.join(_ACTIONS)}"
             raise NotFound(f"a version has no action {verb[:80]!r}", hint=hint)
         body, asked = await read_action(context, request, subject, **_ACTIONS[verb])
+        if verb == "correct" and not {"field", "value"} <= body.keys():
+            fault = FieldError("value", "required, beside field; null says it should not be there")
+            raise InvalidResource("the body is not valid", [fault])
         changed = await change_version(context, name, verb, body, asked)
         return changed.response()
 
@@ -83,29 +103,36 @@ def add_registry_routes(routes: Routes, context: Context) -> None:
         act,
         tag="ModelVersion",
         operation_id="actOnModelVersion",
-        summary="tag, alias or describe",
+        summary="tag, alias, describe or correct",
     )
 
 
 async def register(context: Context, wanted: Push, asked: Asked) -> Applied:
     """Store the record of a pushed version, and its model when that is new."""
     spec = await _complete(context, wanted)
-    name = f"{spec.model}@{spec.version}"
+    name, blobs = f"{spec.model}@{spec.version}", context.dependencies.blobs
 
     async def prepare() -> tuple[Transaction, Registration]:
         model = await find_model(context.store, spec.model)
+        await refuse_watched(context.store, model)
         before = await context.store.find(ModelVersion, name)
+        linked = link_datasets(spec.datasets, await context.catalog.current(), asked.subject.name)
         registration = register_version(
-            spec,
+            spec.with_(datasets=linked.references),
             before,
             asked.subject,
             number=model.status.last_number + 1,
             tags=wanted.tags,
             description=wanted.description,
         )
+        # Before the commit, so that whoever finds the version finds its record too.
+        created_at = registration.version.metadata.created_at or asked.now
+        await blobs.label(label_of(registration.version.spec, created_at))
         transaction = Transaction(asked.subject)
         if registration.result == "created":
             transaction.create(registration.version, "push")
+            for data in linked.written:
+                transaction.put(data, "push")
             transaction.put(count_version(model, registration.version.spec.number), "push")
         return transaction, registration
 
@@ -114,9 +141,23 @@ async def register(context: Context, wanted: Push, asked: Asked) -> Applied:
     return Applied(registration.result, version, warnings=registration.warnings)
 
 
+async def refuse_watched(store: Store, model: Model) -> None:
+    """Raise `Conflict` when versions of `model` are registered in a registry that is watched."""
+    source = model.status.source
+    if source is not None and await store.find(ModelSource, source) is not None:
+        raise Conflict(
+            f"versions of {model.metadata.name!r} come from the source {source!r}",
+            hint="register it there, or push under another model's name",
+        )
+
+
 async def find_model(store: Store, name: str) -> Model:
     """Return a model as it is stored, or a new one of that name that is not stored yet."""
-    return await store.find(Model, name) or Model(metadata=Metadata(name=name))
+    found = await store.find(Model, name)
+    if found is not None:
+        return found
+    moves, _ = await store.list(AliasMove, prefix=f"{name}@")
+    return continue_history(Model(metadata=Metadata(name=name)), moves)
 
 
 async def _complete(context: Context, wanted: Push) -> ModelVersionSpec:
@@ -150,6 +191,7 @@ _ACTIONS: dict[str, dict[str, type]] = {
     "tag": {"tags": dict},
     "alias": {"alias": str, "remove": bool},
     "describe": {"description": str},
+    "correct": {"field": str, "value": object},
 }
 
 
@@ -170,7 +212,7 @@ async def change_version(
             for changed in moved.written:
                 transaction.put(changed, verb)
             return transaction, (version, moved.model)
-        after = _change(version, verb, body)
+        after = _change(version, verb, body, asked)
         if after != version:
             transaction.update(after, verb)
         return transaction, (after, model)
@@ -190,8 +232,17 @@ def _move(model: Model, version: ModelVersion, body: dict[str, Any], asked: Aske
     return move_alias(model, alias, None, mover) if alias in aliases_of(model, to) else Moved(model)
 
 
-def _change(version: ModelVersion, verb: str, body: dict[str, Any]) -> ModelVersion:
-    """Return a version with its tags or its description changed."""
+def _change(version: ModelVersion, verb: str, body: dict[str, Any], asked: Asked) -> ModelVersion:
+    """Return a version with its tags or its description changed, or its record corrected."""
+    if verb == "correct":
+        correction = Correction(
+            field=body["field"],
+            value=body["value"],
+            subject=asked.subject.name,
+            at=asked.now,
+            reason=asked.reason,
+        )
+        return correct_version(version, correction)
     if verb == "tag":
         tags = body.get("tags", {})
         faults = [

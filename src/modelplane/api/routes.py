@@ -13,10 +13,11 @@ _PROBLEM = {"description": "A problem (RFC 9457)", "content": {"application/prob
 
 
 class Routes:
-    """The routes under `PREFIX`; the first one added that matches a request answers it."""
+    """The routes under a prefix; the first one added that matches a request answers it."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, prefix: str = PREFIX) -> None:
         self._app = app
+        self._prefix = prefix
 
     def add(
         self,
@@ -42,7 +43,7 @@ class Routes:
             For the description of the surface: `summary`, `operation_id`, `openapi_extra`.
         """
         self._app.add_api_route(
-            PREFIX + path,
+            self._prefix + path,
             endpoint,
             methods=[method],
             response_model=None,

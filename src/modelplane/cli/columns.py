@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from modelplane.cli import words
+from modelplane.decisions.corrections import effective
 from modelplane.resources.dataset import Dataset, DatasetVersion
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
@@ -75,7 +76,8 @@ def _model(resource: Model, _: datetime) -> Row:
 
 @_columns(ModelVersion, "NUMBER", "FORMAT", "SIZE", "METRICS", "ALIASES")
 def _model_version(resource: ModelVersion, _: datetime) -> Row:
-    spec, status = resource.spec, resource.status
+    status = resource.status
+    spec = effective(resource.spec, status.corrections)
     metrics = ",".join(f"{name}={value:.4g}" for name, value in spec.metrics.items())
     aliases = "deleted" if status.deleted_at else ",".join(status.aliases)
     artifact = spec.artifact

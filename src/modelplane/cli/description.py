@@ -14,6 +14,7 @@ from modelplane.cli.output import format_yaml, terminal_width
 from modelplane.cli.session import Session
 from modelplane.cli.tables import format_table
 from modelplane.resources.meta import Condition, Resource
+from modelplane.resources.model import ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
@@ -24,7 +25,7 @@ AnyResource = Resource[Any, Any]
 
 _RELATED: tuple[type[AnyResource], ...] = (TrafficSplit, Replica, Rollout, Promotion)
 _SHOWN = 10
-_HIDDEN = ("conditions", "logTail")
+_HIDDEN = ("conditions", "corrections", "logTail")
 
 
 def describe_resource(session: Session, resource: AnyResource) -> str:
@@ -40,6 +41,8 @@ def describe_resource(session: Session, resource: AnyResource) -> str:
     parts.append(_section("Spec", resource.spec.to_dict()))
     parts.append(_section("Status", {k: v for k, v in status.items() if k not in _HIDDEN}))
     parts.append(_describe_conditions(getattr(resource.status, "conditions", ())))
+    if isinstance(resource, ModelVersion):
+        parts.append(_describe_corrections(resource))
     if isinstance(resource, ModelDeployment):
         parts += [_related(session, resource, kind) for kind in _RELATED]
         parts += _describe_metrics(session, resource)
@@ -56,6 +59,16 @@ def _section(title: str, data: dict[str, Any]) -> str:
 def _describe_conditions(conditions: tuple[Condition, ...]) -> str:
     rows = [[c.type, c.status, c.reason, c.message] for c in conditions]
     return _table("Conditions", ["TYPE", "STATUS", "REASON", "MESSAGE"], rows)
+
+
+def _describe_corrections(version: ModelVersion) -> str:
+    """Return what the record, shown above as it was registered, should have said."""
+    rows = [
+        [c.field, "nothing" if c.value is None else str(c.value), f"{c.at:%Y-%m-%d %H:%M} UTC",
+         c.subject, c.reason]
+        for c in version.status.corrections
+    ]  # fmt: skip
+    return _table("Corrected since", ["FIELD", "SHOULD BE", "AT", "BY", "WHY"], rows)
 
 
 def _related(session: Session, deployment: ModelDeployment, kind: type[AnyResource]) -> str:

@@ -160,6 +160,7 @@ _CONVENTIONS = (
     "| 5 | conflict: its state does not allow this now |",
     "| 6 | not available now; trying again may help |",
     "| 7 | the audit log was altered |",
+    "| 8 | `registry check` found that the registry and the stored files disagree |",
     "| 130 | interrupted |",
     "",
     "Errors go to stderr as `error: …`, then one line for each field, then `hint: …`. With "

@@ -1,12 +1,12 @@
 """A sign of life during long work: on stderr, and only on a terminal.
 
-Called by ``push``, ``up --detach``, ``backup``, ``restore``.
+Called by ``push``, ``up --detach``, ``backup``, ``restore``, ``registry check``.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
@@ -20,3 +20,20 @@ def working(text: str) -> Iterator[None]:
         return
     with console.status(text):
         yield
+
+
+@contextlib.contextmanager
+def counting(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show how much of `total` is done; give what is called after each."""
+    console, done = Console(stderr=True), 0
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    with console.status(f"{text}: 0 of {total:,}") as status:
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            status.update(f"{text}: {done:,} of {total:,}")
+
+        yield advance

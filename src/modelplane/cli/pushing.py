@@ -11,13 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
+from modelplane.cli.datasets import telling_data_warnings
 from modelplane.cli.kinds import parse_pairs
 from modelplane.cli.options import Plain, PlainOutput
 from modelplane.cli.output import print_json, warn
 from modelplane.cli.progress import working
 from modelplane.cli.session import Session, command, make_app
 from modelplane.cli.words import size
+from modelplane.client.datasets import describe_data
 from modelplane.errors import InvalidResource
+from modelplane.resources.dataset import DatasetReference
 from modelplane.resources.model import Training
 
 app = make_app()
@@ -43,7 +46,7 @@ def _option(*names: str, metavar: str, help_: str) -> Any:
     examples=[
         "modelplane push fraud --version 1.2.0 --artifact model.onnx --metric accuracy=0.93",
         "modelplane push fraud --version 1.3.0 --artifact mlruns/0/ab12/artifacts/model "
-        "--dataset march.parquet --tag team=risk",
+        "--dataset transactions=march.parquet --tag team=risk",
         "modelplane push echo --version 1.0.0 --artifact ./server "
         "--command 'python serve.py --uds {socket}'",
     ],
@@ -82,9 +85,29 @@ def push(  # noqa: PLR0913 - one parameter for each option
         _option("--parameter", metavar="NAME=VALUE", help_="Training parameter; may be repeated."),
     ] = None,
     dataset: Annotated[
-        list[Path] | None,
-        _option("--dataset", metavar="PATH", help_="Data it was made from; may be repeated."),
+        list[str] | None,
+        _option(
+            "--dataset",
+            metavar="[NAME=]PATH",
+            help_="Data it was made from, as `dataset push` takes it; may be repeated.",
+        ),
     ] = None,
+    feature_configuration: Annotated[
+        Path | None,
+        _option(
+            "--feature-configuration",
+            metavar="FILE",
+            help_="How its features are made, as JSON or YAML.",
+        ),
+    ] = None,
+    flavour: Annotated[
+        str,
+        _option(
+            "--flavour",
+            metavar="LIBRARY",
+            help_="What it was made with; told from the files when left out.",
+        ),
+    ] = "",
     requirements: Annotated[
         Path | None,
         _option("--requirements", metavar="FILE", help_="Python requirements to run it."),
@@ -116,7 +139,7 @@ def push(  # noqa: PLR0913 - one parameter for each option
     """
     if artifact is None and serve_command is None:
         raise InvalidResource("nothing to push", hint="give --artifact, or --command")
-    with working(f"pushing {name} {version}"):
+    with working(f"pushing {name} {version}"), telling_data_warnings():
         done = session.client.push(
             name,
             version,
@@ -125,7 +148,9 @@ def push(  # noqa: PLR0913 - one parameter for each option
             command=shlex.split(serve_command) if serve_command else (),
             metrics=_parse_metrics(metric or ()),
             parameters=parse_pairs("--parameter", parameter or ()),
-            datasets=list(dataset or ()),
+            datasets=[_read_dataset(text) for text in dataset or ()],
+            feature_configuration=feature_configuration or {},
+            flavour=flavour,
             requirements=requirements,
             signature=_read_json("--signature", signature),
             input_example=_read_json("--input-example", input_example),
@@ -158,6 +183,17 @@ def _parse_metrics(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise InvalidResource(f"--metric {name}={value}: {value!r} is no number") from None
     return metrics
+
+
+def _read_dataset(text: str) -> str | DatasetReference:
+    """Return data as it was given, described when it was given a name.
+
+    A path may hold an equals sign itself: in the folders of a partitioned table it does.
+    """
+    name, equals, path = text.partition("=")
+    if not equals or not name or "/" in name or Path(text).exists():
+        return text
+    return describe_data(path, name)
 
 
 def _read_json(option: str, file: Path | None) -> dict[str, Any] | None:

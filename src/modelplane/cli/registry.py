@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from modelplane.cli import registry_labels
+from modelplane.cli import (
+    registry_check,
+    registry_history,
+    registry_labels,
+    registry_search,
+    sources,
+)
 from modelplane.cli.session import make_app
 
 app = make_app()
@@ -13,5 +19,5 @@ app.add_typer(
     help="Search, compare over time, label and check what is registered.",
 )
 
-for module in (registry_labels,):
+for module in (registry_search, registry_labels, registry_history, registry_check, sources):
     registry.registered_commands += module.commands.registered_commands

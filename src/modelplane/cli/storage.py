@@ -13,21 +13,23 @@ from modelplane.cli.archive import (
     Garbage,
     check_backup,
     find_garbage,
-    read_used_digests,
+    local_artifacts,
+    no_state,
     remove,
     write_backup,
 )
 from modelplane.cli.archive import restore as restore_state
 from modelplane.cli.members import keep_leftovers, keep_members
 from modelplane.cli.options import Plain, PlainOutput
-from modelplane.cli.output import print_json, print_table
+from modelplane.cli.output import print_json, print_table, remark
 from modelplane.cli.progress import working
 from modelplane.cli.session import Session, command, make_app
 from modelplane.cli.words import size
 from modelplane.errors import Conflict, InvalidResource
 from modelplane.resources.quantities import parse_duration
-from modelplane.settings import Paths, load_settings
+from modelplane.settings import Paths, Settings, load_settings
 from modelplane.supervisor.lock import hold_lock
+from modelplane.wiring.artifacts import open_artifacts
 
 app = make_app()
 
@@ -46,14 +48,17 @@ def backup(
     """Copy the state into a new folder, while everything runs on.
 
     It holds the database with the audit log and its signed head, and the artifacts; no secrets.
+    Artifacts in a bucket are not copied.
     """
-    paths = load_settings(state=session.state).paths
+    settings = load_settings(state=session.state)
     with working("copying the state"):
-        size_bytes = asyncio.run(write_backup(paths, to.absolute()))
+        size_bytes = asyncio.run(write_backup(settings, to.absolute()))
     if output is Plain.JSON:
         print_json({"path": str(to), "sizeBytes": size_bytes})
     else:
         typer.echo(f"wrote {to} ({size(size_bytes)})")
+        if local_artifacts(settings) is None:
+            remark(f"the artifacts stay in {settings.artifacts_url}; they are not copied")
 
 
 @command(
@@ -72,13 +77,14 @@ def restore(
     The backup's artifacts are checked first. The database that was there moves aside with the
     ending .before-restore.
     """
-    paths = load_settings(state=session.state).paths
+    settings = load_settings(state=session.state)
+    paths = settings.paths
     check_backup(source)
     paths.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with hold_lock(paths.lock):
         asyncio.run(_check_stopped(paths))
         with working("checking and copying"):
-            count = restore_state(source.absolute(), paths)
+            count = restore_state(source.absolute(), settings)
     if output is Plain.JSON:
         print_json({"state": str(paths.state_dir), "artifacts": count})
     else:
@@ -126,13 +132,19 @@ def gc(
         older_than_s = parse_duration(older_than)
     except ValueError as error:
         raise InvalidResource(f"--older-than: {error}") from None
-    paths = load_settings(state=session.state).paths
-    used = asyncio.run(read_used_digests(paths))
-    found = list(find_garbage(paths, used, older_than_s=older_than_s))
-    if not dry_run:
-        for garbage in found:
-            remove(garbage)
+    settings = load_settings(state=session.state)
+    found = asyncio.run(_collect(settings, older_than_s, dry_run=dry_run))
     _print(found, output, dry_run=dry_run)
+
+
+async def _collect(settings: Settings, older_than_s: float, *, dry_run: bool) -> Sequence[Garbage]:
+    if not settings.paths.database.is_file():  # before anything is made in its place
+        raise no_state(settings.paths)
+    blobs = open_artifacts(settings)
+    found = await find_garbage(settings, blobs, older_than_s=older_than_s)
+    if dry_run:
+        return found
+    return [one for one in found if await remove(one, blobs, older_than_s=older_than_s)]
 
 
 def _print(found: Sequence[Garbage], output: Plain, *, dry_run: bool) -> None:
@@ -150,6 +162,6 @@ def _to_dict(garbage: Garbage) -> dict[str, Any]:
     return {
         "kind": garbage.kind,
         "name": garbage.name,
-        "path": str(garbage.path),
+        "path": garbage.place,
         "sizeBytes": garbage.size_bytes,
     }

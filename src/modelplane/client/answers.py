@@ -158,12 +158,13 @@ def read_object(body: bytes) -> dict[str, Any]:
     return data
 
 
-def read_listing(kind: type[R], body: bytes) -> Listing[R]:
-    """Return the list in an answer."""
+def read_page(kind: type[R], body: bytes) -> tuple[Listing[R], str]:
+    """Return a page of a list, and the token that continues it; empty when it is the last."""
     data = read_object(body)
     try:
         items = _items_adapter(kind).validate_python(data["items"])
-        return Listing(items, data["metadata"]["resourceVersion"])
+        head = data["metadata"]
+        return Listing(items, head["resourceVersion"]), str(head.get("continue", ""))
     except (ValidationError, KeyError, TypeError) as error:
         raise _unreadable(f"list of {kind.plural}", error) from None
 

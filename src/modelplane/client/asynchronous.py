@@ -22,13 +22,13 @@ from modelplane.client.answers import (
     Prediction,
     error_of,
     read_applied,
-    read_listing,
     read_object,
     read_prediction,
     read_resource,
 )
 from modelplane.client.calls import Call, retry_delay_s
 from modelplane.client.endpoint import find_endpoint
+from modelplane.client.listing import LARGEST_PAGE, Pages
 from modelplane.client.transport import (
     STREAM_TIMEOUT,
     describe_failure,
@@ -115,7 +115,12 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
     ) -> Listing[R]:
         """Return a kind's resources, of all environments when none is named."""
-        return read_listing(kind, await self._send(calls.list_(kind, environment, labels)))
+        # In one page as far as the API goes, so that what is watched from there is of one moment.
+        call = calls.list_(kind, environment, labels)
+        pages = Pages(kind, call, page_size=LARGEST_PAGE)
+        while pages.next is not None:
+            pages.take(await self._send(pages.next))
+        return pages.listing
 
     async def apply(self, resource: R, *, dry_run: bool = False, reason: str = "") -> Applied[R]:
         """Declare what `resource` should be; its status is not sent."""

@@ -71,11 +71,15 @@ def get(kind: type[AnyResource], name: str, environment: str | None) -> Call:
 def list_(
     kind: type[AnyResource],
     environment: str | None,
-    labels: Mapping[str, str] | None,
+    labels: Mapping[str, str] | None = None,
+    filter_string: str = "",
+    order_by: str = "",
 ) -> Call:
-    """Return the call that lists a kind."""
+    """Return the call that lists a kind; `listing.Pages` makes it the call for each page."""
     selector = ",".join(f"{name}={value}" for name, value in (labels or {}).items())
-    query = _query(environment=environment, labelSelector=selector)
+    query = _query(
+        environment=environment, labelSelector=selector, filter=filter_string, orderBy=order_by
+    )
     return Call("GET", f"{PREFIX}/{kind.plural}", query)
 
 
@@ -131,9 +135,9 @@ def watch(kind: type[AnyResource], since: int, environment: str | None) -> Call:
     return Call("GET", f"{PREFIX}/{kind.plural}", query)
 
 
-def artifact(method: str, digest: str) -> Call:
-    """Return a call about the bytes with this digest."""
-    return Call(method, f"{PREFIX}/artifacts/{digest}")
+def artifact(method: str, digest: str, ending: str = "") -> Call:
+    """Return a call about the bytes with this digest; `ending` is ``/info`` or ``:verify``."""
+    return Call(method, f"{PREFIX}/artifacts/{digest}{ending}")
 
 
 def audit(

@@ -1,12 +1,12 @@
-"""What made a model version: packages, Python, hardware, commit, command, data digests.
+"""What made a model version: packages, Python, hardware, code, command, and how features are made.
 
 Called by `Client.push` in the training process. What cannot be known is "unknown"; nothing here
-raises for lack of it, except for data that is named and cannot be read.
+raises for lack of it, except for a feature configuration that is named and cannot be read. Data
+is described by `datasets`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -15,31 +15,58 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelplane.client.artifacts import digest_tree
+from modelplane.decisions.datasets import UNKNOWN, clean_uri
 from modelplane.errors import InvalidResource
-from modelplane.resources.dataset import DatasetReference
+from modelplane.resources.documents import check_plain, parse_documents
 from modelplane.resources.model import Training
+from modelplane.resources.revision import ArtifactFormat
 
-UNKNOWN = "unknown"
 _GIT_TIMEOUT_S = 5.0
 _SECRET_OPTION = re.compile(r"(?i)(token|password|passwd|secret|api[-_]?key|credential)")
+_NAME_AND_VERSION = re.compile(r"^(Name|Version): *(\S+)", re.MULTILINE)
+_FLAVOURS: dict[ArtifactFormat, str] = {"onnx": "onnx", "skops": "sklearn"}
+_MAX_MLMODEL_BYTES = 2**20
 
-Dataset = str | Path | DatasetReference
-Datasets = Mapping[str, Any] | Iterable[Dataset]
+FeatureConfiguration = Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The code in a working tree.
+
+    Attributes
+    ----------
+    commit
+        What is checked out.
+    is_dirty
+        Whether files were changed since, or are not under version control.
+    remote
+        Where the code can be fetched from, without credentials.
+    directory
+        Where we are, from the top of the working tree; ``.`` at the top.
+    """
+
+    commit: str = UNKNOWN
+    is_dirty: bool | None = None
+    remote: str = UNKNOWN
+    directory: str = UNKNOWN
 
 
 def capture_training() -> Training:
     """Return what is known of the process that calls this."""
-    commit, dirty = capture_git(Path.cwd())
+    code = capture_code(Path.cwd())
     return Training(
         python=platform.python_version(),
         packages=capture_packages(),
         hardware=capture_hardware(),
-        git_commit=commit,
-        git_dirty=dirty,
+        git_commit=code.commit,
+        git_dirty=code.is_dirty,
+        git_remote=code.remote,
+        directory=code.directory,
         command=capture_command(getattr(sys, "orig_argv", sys.argv)),
         run_id=os.environ.get("MLFLOW_RUN_ID") or UNKNOWN,
     )
@@ -49,9 +76,11 @@ def capture_packages() -> dict[str, str]:
     """Return the installed distributions and their versions, by name."""
     found = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found[name] = distribution.version or UNKNOWN
+        # Its `metadata` would parse all of the file, description and all: ten times as long.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        fields = dict(_NAME_AND_VERSION.findall(text.partition("\n\n")[0]))
+        if fields.get("Name"):
+            found[fields["Name"]] = fields.get("Version", UNKNOWN)
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
@@ -76,13 +105,29 @@ def _read_processor() -> str:
     return match[1].strip() if match else ""
 
 
-def capture_git(directory: Path) -> tuple[str, bool | None]:
-    """Return the commit of the working tree at `directory` and whether it was changed since."""
-    commit = _git(directory, "rev-parse", "HEAD")
-    if commit is None:
-        return UNKNOWN, None
+def capture_code(directory: Path) -> Code:
+    """Return what git knows of the working tree around `directory`."""
+    place = _git(directory, "rev-parse", "HEAD", "--show-prefix")
+    if place is None:
+        return Code()
+    commit, _, prefix = place.partition("\n")
     changes = _git(directory, "status", "--porcelain")
-    return commit.strip() or UNKNOWN, None if changes is None else bool(changes.strip())
+    return Code(
+        commit=commit.strip() or UNKNOWN,
+        is_dirty=None if changes is None else bool(changes.strip()),
+        remote=_capture_remote(directory),
+        directory=prefix.strip("\n").rstrip("/") or ".",
+    )
+
+
+def _capture_remote(directory: Path) -> str:
+    """Return the address of `origin`, or of the only other remote there is."""
+    # Asked of the configuration: `git remote get-url` would put in what `insteadOf` hides.
+    lines = _git(directory, "config", "--get-regexp", r"^remote\..*\.url$") or ""
+    remotes = dict(line.split(" ", 1) for line in lines.splitlines() if " " in line)
+    urls = list(remotes.values())
+    url = remotes.get("remote.origin.url") or (urls[0] if len(urls) == 1 else "")
+    return clean_uri(url.strip()) or UNKNOWN
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
@@ -125,51 +170,62 @@ def capture_command(arguments: Iterable[str]) -> str:
     return shlex.join(shown)[:4000] or UNKNOWN
 
 
-def describe_datasets(datasets: Datasets) -> tuple[DatasetReference, ...]:
-    """Return references to data, with the digests that can be had.
+def capture_flavour(path: Path, artifact_format: ArtifactFormat) -> str:
+    """Return the library that a model was made with, as far as its files tell; else empty.
 
     Parameters
     ----------
-    datasets
-        Paths and references; or a map from names to paths, references or data frames.
+    path
+        The artifact.
+    artifact_format
+        How it is read.
+    """
+    if artifact_format != "mlflow":
+        return _FLAVOURS.get(artifact_format, "")
+    file = path / "MLmodel"
+    try:
+        if file.stat().st_size > _MAX_MLMODEL_BYTES:
+            return ""
+        documents = parse_documents(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeError, InvalidResource):
+        return ""
+    data = documents[0].data if documents else None
+    flavours = data.get("flavors") if isinstance(data, dict) else None
+    names = [str(name) for name in flavours] if isinstance(flavours, dict) else []
+    # Every MLflow model can be called as a Python function; what else it is says more.
+    return next((name for name in names if name != "python_function"), next(iter(names), ""))
+
+
+def read_feature_configuration(given: FeatureConfiguration) -> dict[str, Any]:
+    """Return how features are made, from a map or from a file that holds one.
+
+    Parameters
+    ----------
+    given
+        A map of plain data, or the path of a JSON or YAML file.
 
     Raises
     ------
     InvalidResource
-        A path that does not exist, or what is none of these.
+        The file cannot be read or holds no map, or something in it is not plain data.
     """
-    if isinstance(datasets, Mapping):
-        return tuple(_describe(data, str(name)) for name, data in datasets.items())
-    if isinstance(datasets, str | Path):
-        datasets = [datasets]
-    return tuple(_describe(data, None) for data in datasets)
-
-
-def _describe(data: Any, name: str | None) -> DatasetReference:
-    if isinstance(data, DatasetReference):
-        return data.with_(name=name) if name else data
-    if isinstance(data, str | Path):
-        path = Path(data)
-        if not path.exists():
-            raise InvalidResource(f"there is no dataset at {path}")
-        digest = digest_tree(path).digest
-        return DatasetReference(name=name or path.name, digest=digest, uri=str(path))
-    pandas = sys.modules.get("pandas")  # a frame can only come from a pandas that is loaded
-    if pandas is not None and isinstance(data, pandas.DataFrame):
-        rows = len(data)
-        return DatasetReference(name=name or "data", digest=_digest_frame(pandas, data), rows=rows)
-    raise InvalidResource(
-        f"a dataset is a path, a DatasetReference or a data frame, not {type(data).__name__}"
-    )
-
-
-def _digest_frame(pandas: Any, frame: Any) -> str:
-    """Return the SHA-256 over a frame's columns, types and rows; the index does not count."""
+    if isinstance(given, Mapping):
+        data: Any = dict(given)
+        source = "the feature configuration"
+    else:
+        source = f"the feature configuration {given}"
+        try:
+            text = Path(given).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise InvalidResource(f"{source} cannot be read: {error}") from None
+        documents = parse_documents(text, str(given))
+        data = documents[0].data if len(documents) == 1 else None
+    if not isinstance(data, dict):
+        raise InvalidResource(f"{source} must hold one map of names to values")
     try:
-        rows = pandas.util.hash_pandas_object(frame, index=False).to_numpy()
-    except TypeError:
-        return UNKNOWN  # cells that cannot be hashed
-    columns = [(str(name), str(dtype)) for name, dtype in frame.dtypes.items()]
-    digest = hashlib.sha256(repr(columns).encode())
-    digest.update(rows.astype("<u8").tobytes())
-    return f"sha256:{digest.hexdigest()}"
+        check_plain(data)
+    except InvalidResource as error:
+        raise InvalidResource(
+            f"{source} is not plain data", error.fields, hint="use text, numbers, lists and maps"
+        ) from None
+    return data

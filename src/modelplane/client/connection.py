@@ -105,7 +105,7 @@ class Connection:
     def has_artifact(self, digest: str) -> bool:
         """Return whether the bytes with this digest are stored."""
         try:
-            self.send(calls.artifact("HEAD", digest))
+            self.send(calls.artifact("GET", digest, "/info"))
         except NotFound:
             return False
         return True

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from modelplane.client.artifacts import detect_format, digest_tree
-from modelplane.client.capture import Datasets, capture_training, describe_datasets
+from modelplane.client.capture import (
+    FeatureConfiguration,
+    capture_flavour,
+    capture_training,
+    read_feature_configuration,
+)
+from modelplane.client.datasets import Datasets, describe_data, describe_datasets
 from modelplane.errors import InvalidResource
 from modelplane.resources.model import Training
 from modelplane.resources.revision import ArtifactFormat
@@ -42,7 +48,12 @@ class VersionRecord(TypedDict, total=False):
     metrics, parameters
         What it was judged by and made with.
     datasets
-        What it was made from: paths, references, or a map from names to these or data frames.
+        What it was made from: paths, references, or a map from names to these or data frames;
+        see `datasets.describe_data`.
+    feature_configuration
+        How its features are made: a map, or the path of a JSON or YAML file.
+    flavour
+        The library it was made with; told from the files when left out.
     requirements
         Python requirements to run it: text, or the path of a file.
     signature, input_example
@@ -58,6 +69,8 @@ class VersionRecord(TypedDict, total=False):
     metrics: Mapping[str, float]
     parameters: Mapping[str, Any]
     datasets: Datasets
+    feature_configuration: FeatureConfiguration
+    flavour: str
     requirements: str | Path | None
     signature: Mapping[str, Any] | None
     input_example: Mapping[str, Any] | None
@@ -76,19 +89,34 @@ def describe_push(name: str, version: str, path: Path, record: VersionRecord) ->
     """
     training = record.get("training") or capture_training()
     metrics, parameters = record.get("metrics", {}), record.get("parameters", {})
+    artifact = _describe_artifact(path, record)
     body = {
         "model": name,
         "version": version,
-        "artifact": _describe_artifact(path, record),
+        "artifact": artifact,
+        "flavour": record.get("flavour") or capture_flavour(path, artifact["format"]),
         "metrics": {key: float(value) for key, value in metrics.items()},
         "parameters": {key: str(value) for key, value in parameters.items()},
         "datasets": [d.to_dict() for d in describe_datasets(record.get("datasets", ()))],
+        "featureConfiguration": read_feature_configuration(record.get("feature_configuration", {})),
         "training": training.to_dict(),
         "tags": dict(record.get("tags", {})),
         "description": record.get("description", ""),
         "requirements": _read_requirements(record.get("requirements")),
         "signature": record.get("signature"),
         "inputExample": record.get("input_example"),
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def describe_dataset_push(
+    name: str, data: Any, version: str | None, description: str
+) -> dict[str, Any]:
+    """Return the body that registers a version of data; raises `InvalidResource`."""
+    body = {
+        "data": describe_data(data, name).to_dict(),
+        "version": version,
+        "description": description,
     }
     return {key: value for key, value in body.items() if value is not None}
 

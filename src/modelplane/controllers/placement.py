@@ -85,6 +85,8 @@ class PlacementController:
         self, deployment: ModelDeployment, environment: Environment, revision: Revision, index: int
     ) -> Replica:
         version = await self._store.find(ModelVersion, f"{revision.model}@{revision.version}")
+        # What comes from MLflow holds its own signature, which says more than ours can.
+        declared = version is not None and version.spec.source is None
         name = deployment.metadata.name
         return Replica(
             metadata=Metadata(
@@ -97,7 +99,7 @@ class PlacementController:
                 revision=revision,
                 index=index,
                 allow_pickle=environment.spec.allow_pickle == "always",
-                signature=version.spec.signature if version else None,
+                signature=version.spec.signature if version and declared else None,
                 input_example=version.spec.input_example if version else None,
             ),
         )

@@ -8,6 +8,7 @@ in one transaction, so that the model's count of moves guards both.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -120,6 +121,15 @@ def report_serving(model: Model, serving: Serving, mover: Mover) -> Moved:
         recorded = _record(moved.model, spec)
         moved = Moved(recorded.model, moved.moves + recorded.moves)
     return moved
+
+
+def continue_history(model: Model, moves: Iterable[AliasMove]) -> Model:
+    """Return a model that is not stored yet, counting on from the moves of one of its name.
+
+    Moves stay when a model is deleted; without this their names would be given again.
+    """
+    numbers = (move.metadata.name.rpartition("@")[2] for move in moves)
+    return model.with_status(moves=max((int(n) for n in numbers if n.isdecimal()), default=0))
 
 
 def aliases_of(model: Model | None, version: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ no decision, reads nothing, and tells nothing that the store does not hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from modelplane.resources.dataset import Dataset, DatasetVersion
@@ -34,10 +34,12 @@ class RegistryIndex:
         self.dataset_versions: dict[str, DatasetVersion] = {}
         self.deployments: dict[tuple[str, str], ModelDeployment] = {}
         self._of_model: dict[str, dict[str, ModelVersion]] = {}
+        self._by_number: dict[str, list[ModelVersion]] = {}
         self._by_id: dict[str, ModelVersion] = {}
         self._of_dataset: dict[str, dict[str, DatasetVersion]] = {}
         self._by_dataset_digest: dict[tuple[str, str], DatasetVersion] = {}
         self._made_from: dict[str, dict[str, ModelVersion]] = {}
+        self._tagged: dict[tuple[str, str], dict[str, ModelVersion]] = {}
 
     def put(self, resource: Resource[Any, Any]) -> None:
         """Hold `resource` in place of the one with its key."""
@@ -61,9 +63,11 @@ class RegistryIndex:
         if isinstance(resource, ModelVersion):
             self.versions.pop(name, None)
             self._of_model.get(resource.spec.model, {}).pop(name, None)
+            self._by_number.pop(resource.spec.model, None)
             self._by_id.pop(resource.spec.id, None)
             for key in _dataset_keys(resource):
                 self._made_from.get(key, {}).pop(name, None)
+            self._untag(name, resource)
         elif isinstance(resource, Model):
             self.models.pop(name, None)
         elif isinstance(resource, DatasetVersion):
@@ -76,16 +80,49 @@ class RegistryIndex:
             self.deployments.pop((resource.metadata.environment or "", name), None)
 
     def _put_version(self, name: str, version: ModelVersion) -> None:
+        before = self.versions.get(name)
+        if before is not None:
+            self._untag(name, before)
+        for tag in version.status.tags.items():
+            self._tagged.setdefault(tag, {})[name] = version
         self.versions[name] = version
         self._of_model.setdefault(version.spec.model, {})[name] = version
+        self._by_number.pop(version.spec.model, None)
         if version.spec.id:
             self._by_id[version.spec.id] = version
         for key in _dataset_keys(version):
             self._made_from.setdefault(key, {})[name] = version
 
+    def _untag(self, name: str, version: ModelVersion) -> None:
+        for tag in version.status.tags.items():
+            having = self._tagged.get(tag, {})
+            having.pop(name, None)
+            if not having:
+                self._tagged.pop(tag, None)
+
+    def tagged(self, key: str, value: str) -> Mapping[str, ModelVersion]:
+        """Return the versions with a tag of this very value, deleted ones included."""
+        return self._tagged.get((key, value), {})
+
     def versions_of(self, model: str) -> Mapping[str, ModelVersion]:
         """Return the versions of a model by their names, deleted ones included."""
         return self._of_model.get(model, {})
+
+    def model_names(self) -> Iterable[str]:
+        """Return the names of all models that have versions, deleted models included."""
+        return self._of_model.keys()
+
+    def living_versions(self, model: str) -> Sequence[ModelVersion]:
+        """Return the versions of a model that are not deleted, by number; sorted when asked."""
+        if model not in self._by_number:
+            living = [v for v in self.versions_of(model).values() if v.status.deleted_at is None]
+            living.sort(key=lambda version: (version.spec.number, version.metadata.name))
+            self._by_number[model] = living
+        return self._by_number[model]
+
+    def dataset_names(self) -> Iterable[str]:
+        """Return the names of all datasets that have versions."""
+        return self._of_dataset.keys()
 
     def find_alias(self, model: str, alias: str) -> ModelVersion | None:
         """Return the version that an alias of a model names, or None."""

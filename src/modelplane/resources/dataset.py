@@ -33,6 +33,8 @@ class DatasetReference(Part):
     )
     version: str | None = Field(default=None, description="Of the DatasetVersion it is.")
     rows: int | None = Field(default=None, ge=0)
+    size_bytes: int | None = Field(default=None, ge=0)
+    files: int | None = Field(default=None, ge=0)
     uri: str | None = None
     format: DatasetFormat = "unknown"
     columns: tuple[DataColumn, ...] = Field(default=(), description="Its schema, where known.")
@@ -77,6 +79,7 @@ class DatasetVersionSpec(Part):
     uri: str | None = Field(default=None, description="Where it lay.")
     rows: int | None = Field(default=None, ge=0)
     size_bytes: int | None = Field(default=None, ge=0)
+    files: int | None = Field(default=None, ge=0)
     columns: tuple[DataColumn, ...] = ()
     author: str = ""
 

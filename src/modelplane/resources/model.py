@@ -47,12 +47,18 @@ class ModelStatus(Part):
         default=(), description="Champion and challenger of each deployment."
     )
     tags: dict[str, str] = Field(default_factory=dict)
+    source_tags: tuple[str, ...] = Field(
+        default=(), description="Names of the tags that are followed in the source."
+    )
     source: str | None = Field(
         default=None, description="The ModelSource it is registered in; absent: registered here."
     )
     mirrored_aliases: dict[str, str] = Field(
         default_factory=dict,
         description="Version by alias as the source had them when both were last compared.",
+    )
+    changed_at: datetime | None = Field(
+        default=None, description="When MLflow users would say it was last updated."
     )
 
 
@@ -137,6 +143,9 @@ class ModelVersionStatus(Part):
 
     description: str = Field(default="", max_length=100_000)
     tags: dict[str, str] = Field(default_factory=dict)
+    source_tags: tuple[str, ...] = Field(
+        default=(), description="Names of the tags that are followed in the source."
+    )
     stage: Literal["None", "Staging", "Production", "Archived"] = Field(
         default="None", description="Stage in MLflow's sense; modelplane itself goes by aliases."
     )

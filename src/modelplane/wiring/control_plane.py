@@ -21,7 +21,6 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from modelplane.adapters.blobs.trees import TreeBlobs
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.adapters.store.sqlite import SqliteStore
@@ -32,13 +31,17 @@ from modelplane.controllers.loop import ControllerLoop, Fence
 from modelplane.controllers.placement import PlacementController
 from modelplane.controllers.promotion import PromotionController
 from modelplane.controllers.rollout import RolloutController
+from modelplane.controllers.serving import ServingController
 from modelplane.controllers.traffic import TrafficController
 from modelplane.errors import TerminalError
+from modelplane.ports.blobs import Blobs
 from modelplane.ports.metrics import Metrics
 from modelplane.settings import Paths, Settings
+from modelplane.wiring.artifacts import prepare_artifacts
 from modelplane.wiring.auditing import AuditProof
 from modelplane.wiring.network import on_loopback
 from modelplane.wiring.process import run_process
+from modelplane.wiring.registries import SourceControllers, make_source_controllers
 from modelplane.wiring.state import ensure_first_resources, prepare_state
 
 _log = structlog.get_logger(__name__)
@@ -69,10 +72,12 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     listener = _bind(settings)
     async with open_store(settings) as store:
         await ensure_first_resources(store, settings)
-        metrics = MetricsRing()
-        app = _make_app(settings, store, metrics, stopping)
+        metrics, blobs = MetricsRing(), prepare_artifacts(settings)
+        fence = Fence()
+        watching = make_source_controllers(settings, store, blobs, fence, SystemClock())
+        app = _make_app(settings, store, metrics, blobs, watching=watching, stopping=stopping)
         async with asyncio.TaskGroup() as group:
-            controllers = group.create_task(_run_controllers(store, metrics))
+            controllers = group.create_task(_run_controllers(store, metrics, fence, watching))
             await _serve_api(settings, app, listener, stopping)
             controllers.cancel()
 
@@ -95,19 +100,27 @@ def _bind(settings: Settings) -> socket.socket:
 
 
 def _make_app(
-    settings: Settings, store: SqliteStore, metrics: Metrics, stopping: asyncio.Event
+    settings: Settings,
+    store: SqliteStore,
+    metrics: Metrics,
+    blobs: Blobs,
+    *,
+    watching: SourceControllers,
+    stopping: asyncio.Event,
 ) -> FastAPI:
 
     proof = AuditProof(store, settings.paths)
     dependencies = ApiDependencies(
         store=store,
-        blobs=TreeBlobs(str(settings.paths.artifacts)),
+        blobs=blobs,
         metrics=metrics,
         clock=SystemClock(),
         new_uid=lambda: uuid.uuid4().hex,
         new_secret=lambda: f"mp_{secrets.token_urlsafe(32)}",
         verify_audit=proof.verify,
         signed_head=proof.signed_head,
+        secret=watching.secret,
+        wake_source=watching.sources.wake,
         on_loopback=on_loopback(settings.api_host),
         allowed_hosts=settings.allowed_hosts,
         limits=ApiLimits(artifact_bytes=settings.max_artifact_bytes),
@@ -116,9 +129,11 @@ def _make_app(
     return create_app(dependencies)
 
 
-async def _run_controllers(store: SqliteStore, metrics: Metrics) -> None:
+async def _run_controllers(
+    store: SqliteStore, metrics: Metrics, fence: Fence, watching: SourceControllers
+) -> None:
 
-    clock, fence = SystemClock(), Fence()
+    clock = SystemClock()
     loop = ControllerLoop(
         store,
         [
@@ -126,6 +141,9 @@ async def _run_controllers(store: SqliteStore, metrics: Metrics) -> None:
             RolloutController(store, fence, clock),
             PlacementController(store, fence, clock),
             TrafficController(store, fence),
+            ServingController(store, fence, clock),
+            watching.sources,
+            watching.artifacts,
         ],
         fence=fence,
         holder=f"{socket.gethostname()}-{os.getpid()}",
@@ -137,6 +155,7 @@ async def _run_controllers(store: SqliteStore, metrics: Metrics) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(loop.run(), name="controllers")
         group.create_task(analysis.run(), name="analysis")
+        group.create_task(watching.sources.run(), name="sources")
 
 
 class _Server(uvicorn.Server):

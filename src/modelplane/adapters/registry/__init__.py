@@ -1,0 +1,1 @@
+"""Registries elsewhere: MLflow over its REST API. Nothing here imports mlflow."""

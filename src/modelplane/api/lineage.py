@@ -1,0 +1,127 @@
+"""Lineage: one question, one walk over the registry in memory; and the events collectors follow.
+
+Thin: the graph is in `decisions.lineage`, the events are in `decisions.openlineage`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+from starlette.responses import Response
+
+from modelplane.api.access import Context
+from modelplane.api.answers import json_response, part_response
+from modelplane.api.routes import Routes
+from modelplane.decisions.lineage import MAX_DEPTH, Direction, Lineage, walk_lineage
+from modelplane.decisions.lineage_start import find_start
+from modelplane.decisions.openlineage import NAMESPACE, run_event
+from modelplane.decisions.registry_index import RegistryIndex
+from modelplane.errors import FieldError, InvalidResource
+from modelplane.ports.store import AuditRecord
+from modelplane.resources.meta import API_VERSION
+
+_MOST = 500
+_PAGE = 1000
+_PAGES_READ = 20
+"""Of the audit log for one answer; a follower then asks again from where it ended."""
+_LARGEST = 2**63 - 1
+
+DirectionQuery = Annotated[
+    Direction, Query(description="`up` to what made it, `down` to what depends on it.")
+]
+DepthQuery = Annotated[
+    int,
+    Query(ge=0, le=10, description="How many steps; from data to deployments it is two."),
+]
+
+
+def add_lineage_routes(routes: Routes, context: Context) -> None:
+    """Add the routes of the lineage graph."""
+
+    async def read(
+        request: Request,
+        *,
+        of: Annotated[
+            str, Query(description="`fraud@1.2.0`, `dataset/tx@3`, `production/fraud` …")
+        ] = "",
+        direction: DirectionQuery = "both",
+        depth: DepthQuery = MAX_DEPTH,
+    ) -> Response:
+        """Return what something came from and what depends on it, as nodes and edges."""
+        await context.admit(request, "get", "Lineage")
+        index = await context.catalog.current()
+        return part_response(walk_lineage(index, find_start(index, of), direction, depth))
+
+    async def events(
+        request: Request,
+        *,
+        of: Annotated[str | None, Query(description="Only of the versions in its lineage.")] = None,
+        direction: DirectionQuery = "both",
+        depth: DepthQuery = MAX_DEPTH,
+        after: Annotated[
+            int | None, Query(ge=0, le=_LARGEST, description="`metadata.next` of the page before.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")] = 100,
+        namespace: Annotated[
+            str, Query(min_length=1, max_length=200, description="Of jobs and datasets.")
+        ] = NAMESPACE,
+    ) -> Response:
+        """Return OpenLineage run events, one for each model version, in order of registration.
+
+        With `of` the events of one lineage. Without it all of them, in pages: ask again with
+        `after` as often as you like, and nothing is missed. A version whose record was completed
+        later appears again.
+        """
+        await context.admit(request, "list", "Lineage")
+        if of is None:
+            return await _follow(context, after or 0, limit, namespace)
+        if after is not None:
+            fault = FieldError("query.after", "cannot be combined with `of`")
+            raise InvalidResource("the events of one lineage come in one page", [fault])
+        index = await context.catalog.current()
+        lineage = walk_lineage(index, find_start(index, of), direction, depth)
+        return _events_response(_events_of(lineage, index, namespace))
+
+    routes.add("GET", "/lineage", read, tag="Lineage", operation_id="getLineage")
+    routes.add("GET", "/lineage/events", events, tag="Lineage", operation_id="listLineageEvents")
+
+
+def _events_of(lineage: Lineage, index: RegistryIndex, namespace: str) -> list[dict[str, Any]]:
+    names = [node.name for node in lineage.nodes if node.kind == "ModelVersion"]
+    versions = [index.versions[name] for name in names if name in index.versions]
+    return [run_event(version, index, namespace) for version in versions]
+
+
+async def _follow(context: Context, after: int, limit: int, namespace: str) -> Response:
+    """Answer with the events after a place in the audit log: the order in which things happened.
+
+    The log is never pruned and never reordered, so its sequence is the token.
+    """
+    events: dict[str, dict[str, Any]] = {}
+    for _ in range(_PAGES_READ):
+        records = await context.store.audit(after, _PAGE, kind="ModelVersion")
+        index = await context.catalog.current()
+        for record in records:
+            after = record.sequence
+            version = index.versions.get(record.name)
+            if version is not None and _tells(record, version.metadata.created_at):
+                events.setdefault(record.name, run_event(version, index, namespace))
+                if len(events) == limit:
+                    return _events_response([*events.values()], after)
+        if len(records) < _PAGE:
+            break
+    return _events_response([*events.values()], after)
+
+
+def _tells(record: AuditRecord, created_at: object) -> bool:
+    """Whether a record is of a registration, or of a record's completion."""
+    changed = record.details.get("changed", ())
+    return record.at == created_at or any(name != "metadata" for name in changed)
+
+
+def _events_response(events: list[dict[str, Any]], after: int | None = None) -> Response:
+    head = {} if after is None else {"next": after}
+    return json_response(
+        {"apiVersion": API_VERSION, "kind": "LineageEventList", "metadata": head, "items": events}
+    )

@@ -1,0 +1,235 @@
+"""A real MLflow server beside a whole modelplane: what is registered there appears, serves, and
+is told there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from modelplane.client import Client
+from modelplane.errors import NotFound
+from modelplane.resources.manifest import read_document
+from modelplane.resources.model import AliasMove, Model, ModelVersion
+from modelplane.resources.model_source import ModelSource
+from tests.e2e.conftest import Modelplane, free_port, wait_for
+from tests.mlflow_server import MlflowServer, mlflow_server, temporary_mlflow_server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SECRET = "hook-secret-of-the-test"
+TRAIN = """
+import json, sys
+import mlflow, pandas
+from mlflow import MlflowClient
+from mlflow.models import infer_signature
+from sklearn.linear_model import LogisticRegression
+
+name, c = sys.argv[1], float(sys.argv[2])
+table = pandas.DataFrame({"a": [0.0, 1.0, 2.0, 3.0], "b": [1.0, 0.0, 1.0, 0.0]})
+labels = (table.a > 1.5).astype(int)
+with mlflow.start_run() as run:
+    model = LogisticRegression(C=c).fit(table, labels)
+    mlflow.log_param("C", c)
+    mlflow.log_metric("accuracy", 0.5)
+    mlflow.log_metric("accuracy", 0.75, step=1)
+    mlflow.set_tag("team", "risk")
+    data = mlflow.data.from_pandas(table.assign(y=labels), source="/data/rows.csv", name="rows")
+    mlflow.log_input(data, context="training")
+    logged = mlflow.sklearn.log_model(
+        model, name="model", signature=infer_signature(table, model.predict(table)),
+        input_example=table[:2], pip_requirements=[], registered_model_name=name,
+    )
+client, version = MlflowClient(), logged.registered_model_version
+client.set_model_version_tag(name, version, "origin", "test")
+print(json.dumps({
+    "run": run.info.run_id, "version": version,
+    "predictions": [int(p) for p in model.predict(table)],
+}))
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[MlflowServer]:
+    # Its webhooks are looked up anew each second, so that the test need not wait a minute.
+    with temporary_mlflow_server(env={"MLFLOW_WEBHOOK_CACHE_TTL": "1"}) as server:
+        yield server
+
+
+def declare(plane: Modelplane, server: MlflowServer, **spec: Any) -> None:
+    document = {
+        "apiVersion": "modelplane.dev/v1",
+        "kind": "ModelSource",
+        "metadata": {"name": "tracker"},
+        "spec": {"url": server.url, **spec},
+    }
+    plane.client.apply(read_document(document))
+
+
+def hook(plane: Modelplane) -> dict[str, Any]:
+    """Keep the webhook's secret in the state directory; return what the source says of it."""
+    secrets = plane.state / "secrets"
+    secrets.mkdir(mode=0o700)
+    (secrets / "hook").touch(mode=0o600)
+    (secrets / "hook").write_text(SECRET)
+    url = f"http://127.0.0.1:{plane.ports['api']}"
+    return {"webhookUrl": url, "webhookSecret": "hook", "pollInterval": "10m"}
+
+
+def find(client: Client, name: str) -> ModelVersion | None:
+    try:
+        return client.get(ModelVersion, name)
+    except NotFound:
+        return None
+
+
+def condition(client: Client, kind: str, status: str) -> str | None:
+    """Return the reason of the source's condition when it has this status."""
+    conditions = client.get(ModelSource, "tracker").status.conditions
+    return next((c.reason for c in conditions if c.type == kind and c.status == status), None)
+
+
+def rest(server: MlflowServer, method: str, path: str, **body: Any) -> Any:
+    url = f"{server.url}/api/2.0/mlflow/{path}"
+    query = body if method == "GET" else None
+    sent = None if method == "GET" else body
+    response = httpx.request(method, url, params=query, json=sent, timeout=30)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def aliases_there(server: MlflowServer, name: str) -> dict[str, str]:
+    model = rest(server, "GET", "registered-models/get", name=name)["registered_model"]
+    return {alias["alias"]: alias["version"] for alias in model.get("aliases", ())}
+
+
+def test_from_a_training_run_to_production_and_back(
+    modelplane: Modelplane, server: MlflowServer
+) -> None:
+    client = modelplane.client
+    trained = server.run(TRAIN, "fraud", "1.0")
+    declare(modelplane, server, **hook(modelplane))
+
+    version = wait_for("the version of before", lambda: find(client, "fraud@1.0.0"))
+    spec = version.spec
+    assert (spec.number, spec.flavour, spec.metrics) == (1, "sklearn", {"accuracy": 0.75})
+    assert (spec.parameters, spec.training.run_id) == ({"C": "1.0"}, trained["run"])
+    assert version.status.tags == {"team": "risk", "origin": "test"}
+    assert spec.signature is not None
+    assert [one["name"] for one in spec.signature["inputs"]] == ["a", "b"]
+    (data,) = spec.datasets
+    assert (data.name, data.rows, data.version) == ("rows", 4, "1")
+    assert spec.training.python.startswith("3.")
+    assert spec.artifact is not None
+
+    # The next poll is minutes away: only the webhook can bring this one.
+    wait_for("the webhook", lambda: condition(client, "WebhookRegistered", "True"))
+    time.sleep(2)  # until the server looks up its webhooks anew
+    source = rest(server, "GET", "model-versions/get", name="fraud", version="1")
+    made = source["model_version"]
+    rest(
+        server, "POST", "model-versions/create",
+        name="fraud", source=made["source"], run_id=made["run_id"],
+    )  # fmt: skip
+    began = time.monotonic()
+    wait_for("the version that was announced", lambda: find(client, "fraud@2.0.0"))
+    print(f"appeared {time.monotonic() - began:.2f} s after it was registered")
+
+    forged = httpx.post(
+        f"http://127.0.0.1:{modelplane.ports['api']}/api/v1/webhooks/mlflow/tracker",
+        content=b"{}",
+        headers={"x-mlflow-delivery-id": "1", "x-mlflow-signature": "v1,AAAA"},
+    )
+    assert forged.status_code == 401
+
+    # Moved there by hand: seen here, as such.
+    rest(server, "POST", "registered-models/alias", name="fraud", alias="checked", version="2")
+    wait_for(
+        "the alias moved there",
+        lambda: client.get(Model, "fraud").status.aliases.get("checked") == "2.0.0",
+    )
+    moves = [m.spec for m in client.list(AliasMove) if m.spec.alias == "checked"]
+    assert [(m.origin, m.subject, m.after) for m in moves] == [("outside", "mlflow", "2.0.0")]
+
+    # Deployed: answers as the model that was trained, and the alias is told there.
+    document = {
+        "apiVersion": "modelplane.dev/v1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "fraud"},
+        "spec": {"model": "fraud", "version": "1"},
+    }
+    text = json.dumps(document)
+    modelplane.cli("apply", "-f", "-", "--wait", "--timeout", "2m", input=text)
+    request = {
+        "inputs": [
+            {"name": "a", "datatype": "FP64", "shape": [4], "data": [0.0, 1.0, 2.0, 3.0]},
+            {"name": "b", "datatype": "FP64", "shape": [4], "data": [1.0, 0.0, 1.0, 0.0]},
+        ]
+    }
+    answer = client.predict("fraud", request)
+    outputs = {one["name"]: one["data"] for one in answer.response["outputs"]}
+    assert outputs["predictions"] == trained["predictions"]
+    wait_for("the alias there", lambda: aliases_there(server, "fraud").get("champion") == "1")
+
+    def tagged() -> bool:
+        there = rest(server, "GET", "model-versions/get", name="fraud", version="1")
+        tags = {tag["key"]: tag["value"] for tag in there["model_version"]["tags"]}
+        return (
+            tags.get("modelplane.environment.production") == "champion"
+            and tags.get("modelplane.promotion") == "production/fraud-1"
+            and "/api/v1/rollouts/fraud-1" in tags.get("modelplane.evidence", "")
+        )
+
+    wait_for("the tags there", tagged)
+    refused = modelplane.cli("push", "fraud", "--version", "9.0.0", "--command", "x", check=False)
+    assert "come from the source" in refused.stderr
+
+
+def test_what_happened_while_either_was_down_is_caught_up(
+    modelplane: Modelplane, server: MlflowServer
+) -> None:
+    client = modelplane.client
+    server.run(TRAIN, "risk", "1.0")
+    declare(modelplane, server, pollInterval="1s", timeout="5s")
+    wait_for("the first version", lambda: find(client, "risk@1.0.0"))
+
+    modelplane.down()
+    first = rest(server, "GET", "model-versions/get", name="risk", version="1")["model_version"]
+    again = {"name": "risk", "source": first["source"], "run_id": first["run_id"]}
+    for _ in range(5):
+        rest(server, "POST", "model-versions/create", **again)
+    rest(server, "POST", "registered-models/alias", name="risk", alias="best", version="3")
+    rest(server, "DELETE", "model-versions/delete", name="risk", version="2")
+    modelplane.up()
+    wait_for("the last version", lambda: find(client, "risk@6.0.0"))
+    wait_for("the alias", lambda: client.get(Model, "risk").status.aliases == {"best": "3.0.0"})
+    living = [v.spec.number for v in client.list(ModelVersion) if not v.status.deleted_at]
+    assert sorted(living) == [1, 3, 4, 5, 6]
+
+    port = int(server.url.rpartition(":")[2])
+    server.process.terminate()
+    server.process.wait(timeout=30)
+    wait_for("its absence", lambda: condition(client, "Ready", "False"))
+    assert condition(client, "Ready", "False") in {"Unreachable", "TimedOut"}
+    with mlflow_server(server.folder, port=port):
+        wait_for("its return", lambda: condition(client, "Ready", "True"))
+        rest(server, "POST", "model-versions/create", **again)
+        wait_for("the version of after", lambda: find(client, "risk@7.0.0"))
+
+
+def test_an_address_that_is_no_mlflow_is_told(modelplane: Modelplane) -> None:
+    client = modelplane.client
+    nowhere = MlflowServer(f"http://127.0.0.1:{free_port()}", modelplane.state, None)  # type: ignore[arg-type]
+    declare(modelplane, nowhere, pollInterval="1s")
+    wait_for("its absence", lambda: condition(client, "Ready", "False") == "Unreachable")
+    document = client.get(ModelSource, "tracker").to_dict()
+    document["spec"]["url"] = f"http://127.0.0.1:{modelplane.ports['api']}"
+    client.apply(read_document({key: document[key] for key in ("apiVersion", "kind", "spec")} | {
+        "metadata": {"name": "tracker"}
+    }))  # fmt: skip
+    wait_for("the refusal", lambda: condition(client, "Ready", "False") != "Unreachable")
+    modelplane.cli("registry", "sync", "tracker")
