@@ -25,6 +25,7 @@ MEASUREMENTS = {
     "store_writes": "Audited writes",
     "analysis_tick": "One analysis tick of 1,000 rollouts with 5 metrics",
     "canary_table": "Simulated canaries: ours against fixed thresholds and Kayenta's test",
+    "registry_lists": "Lists and searches of 10,000 versions and 500 deployments",
     "mlflow_registry": "Registry calls of MLflow users: modelplane against mlflow server",
     "start_up": "Start-up and command line",
 }

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 TEXTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 KNOWN_COMMANDS: dict[str, Any] = dict(walk_commands())
-OTHER_VARIABLES = {"URL", "TOKEN", "GATEWAY_TOKEN", "CONFIG"}
+OTHER_VARIABLES = {"URL", "TOKEN", "GATEWAY_TOKEN", "CONFIG", "SECRET_NAME"}
 _FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", re.M | re.S)
 _VARIABLE = re.compile(r"\bMODELPLANE_([A-Z][A-Z_]*)")
 

@@ -245,6 +245,24 @@ def test_a_checkpoint_in_parts_counts_only_when_it_is_whole(delta: Path) -> None
         describe_data(delta)
 
 
+def test_a_checkpoint_may_keep_its_files_beside_it(delta: Path) -> None:
+    before = describe_data(delta)
+    deltalake.DeltaTable(delta).create_checkpoint()
+    log = delta / "_delta_log"
+    (classic,) = log.glob("*.checkpoint.parquet")
+    rows = parquet.read_table(classic)
+    (log / "_sidecars").mkdir()
+    added = rows.filter(rows["add"].is_valid()).select(["add"])
+    parquet.write_table(added, log / "_sidecars" / "part-1.parquet")
+    metadata = next(row["metaData"] for row in rows.to_pylist() if row["metaData"])
+    lines = [{"metaData": metadata}, {"sidecar": {"path": "part-1.parquet"}}]
+    uid = "80a083e8-7026-4e79-81be-64bd76c43a11"
+    (log / f"{3:020}.checkpoint.{uid}.json").write_text("\n".join(map(json.dumps, lines)))
+    classic.unlink()
+    (log / f"{0:020}.json").unlink()
+    assert describe_data(delta) == before
+
+
 def test_without_pyarrow_the_commits_are_enough(delta: Path, without_arrow: None) -> None:
     before = describe_data(delta)
     deltalake.DeltaTable(delta).create_checkpoint()
@@ -389,6 +407,14 @@ def test_frames_and_references_are_taken_as_they_are() -> None:
     assert single.name == "test_datasets.py"
     with pytest.raises(InvalidResource, match="not int"):
         describe_data(3)
+
+
+def test_of_very_wide_data_the_first_columns_are_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "wide.csv"
+    file.write_text(",".join(f"c{n}" for n in range(1500)) + "\n")
+    with pytest.warns(DataWarning, match="1,500 columns: the first 1,000"):
+        found = describe_data(file)
+    assert len(found.columns) == 1000
 
 
 def test_describing_warns_of_nothing_when_all_is_known(delta: Path) -> None:

@@ -387,6 +387,7 @@ class TestLabels:
             with pytest.raises(InvalidResource, match="unique id"):
                 await blobs.unlabel(name)
 
+    @pytest.mark.slow
     async def test_what_was_stored_or_labelled_lately_is_not_taken_away(
         self, blobs: Blobs, model: Path
     ) -> None:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modelplane.adapters.blobs.trees import TreeBlobs
-from modelplane.adapters.store.sqlite import SqliteStore
-from modelplane.controllers.loop import LEASE_NAME, Fence
-from modelplane.controllers.sources import SourceController
-from modelplane.controllers.sources_fetching import VersionFetcher
-from modelplane.decisions.aliases import Mover, move_alias, report_serving
 from modelplane.decisions.external import ExternalRun
 from modelplane.errors import Conflict
 from modelplane.ports.registries import (
@@ -27,132 +17,18 @@ from modelplane.ports.registries import (
     SourceRefused,
     SourceUnavailable,
 )
-from modelplane.ports.store import AnyResource, Transaction
+from modelplane.ports.store import Transaction
 from modelplane.resources.dataset import Dataset, DatasetReference, DatasetVersion
-from modelplane.resources.meta import Condition, Metadata, ResourceKey, Subject
-from modelplane.resources.model import AliasMove, Model, ModelVersion, Serving
+from modelplane.resources.meta import Metadata, ResourceKey
+from modelplane.resources.model import Model
 from modelplane.resources.model_deployment import ModelDeployment, ModelDeploymentSpec
-from modelplane.resources.model_source import ModelSource, ModelSourceSpec
-from modelplane.testing.clock import ManualClock
-from modelplane.testing.registries import FakeRegistry
-
-ANA = Subject(name="ana", groups=("admin",))
-
-
-@dataclass
-class Watch:
-    """A watched registry: the real store and blobs, a registry in memory."""
-
-    store: SqliteStore
-    blobs: TreeBlobs
-    clock: ManualClock
-    folder: Path
-    registry: FakeRegistry = field(default_factory=FakeRegistry)
-    fence: Fence = field(default_factory=Fence)
-    secrets: dict[str, str] = field(default_factory=dict)
-    refusal: Exception | None = None
-    controller: SourceController = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin with nothing remembered, as a control plane that was down."""
-        self.controller = SourceController(
-            self.store,
-            self.fence,
-            self.clock,
-            connect=self.connect,
-            secret=self.secrets.get,
-            fetcher=VersionFetcher(self.blobs, self.folder / "imports"),
-            api_url="http://127.0.0.1:7080",
-        )
-
-    def connect(self, source: ModelSource) -> FakeRegistry:
-        if self.refusal is not None:
-            raise self.refusal
-        return self.registry
-
-    async def declare(self, **spec: Any) -> None:
-        given = ModelSourceSpec.model_validate({"url": "http://mlflow:5000", **spec})
-        transaction = Transaction(ANA)
-        transaction.create(ModelSource(metadata=Metadata(name="mlflow"), spec=given))
-        await self.store.commit(transaction)
-
-    async def poll(self) -> float:
-        return await self.controller.poll("mlflow")
-
-    async def settle(self) -> None:
-        """Poll until nothing changes."""
-        for _ in range(10):
-            before = await self.records()
-            await self.poll()
-            if await self.records() == before:
-                return
-        raise AssertionError("it does not settle")
-
-    async def records(self) -> int:
-        newest = await self.store.audit(last=1)
-        return newest[0].sequence if newest else 0
-
-    async def put(self, resource: AnyResource) -> None:
-        transaction = Transaction(ANA)
-        transaction.put(resource, "test")
-        await self.store.commit(transaction)
-
-    async def move_here(self, model: str, alias: str, version: str | None) -> None:
-        """Move an alias as a person does here."""
-        found = await self.store.get(Model, model)
-        moved = move_alias(found, alias, version, Mover("ana", self.clock.now(), "better"))
-        transaction = Transaction(ANA)
-        for changed in moved.written:
-            transaction.put(changed, "alias")
-        await self.store.commit(transaction)
-
-    async def versions(self) -> dict[str, ModelVersion]:
-        versions, _ = await self.store.list(ModelVersion)
-        return {version.metadata.name: version for version in versions}
-
-    async def living(self) -> list[str]:
-        found = await self.versions()
-        return [name for name, v in found.items() if v.status.deleted_at is None]
-
-    async def aliases(self, model: str = "fraud") -> dict[str, str]:
-        return (await self.store.get(Model, model)).status.aliases
-
-    async def moves(self) -> list[tuple[str, str | None, str | None, str, str]]:
-        moves, _ = await self.store.list(AliasMove)
-        return [
-            (m.spec.alias, m.spec.before, m.spec.after, m.spec.origin, m.spec.subject)
-            for m in moves
-        ]
-
-    async def source(self) -> ModelSource:
-        return await self.store.get(ModelSource, "mlflow")
-
-    async def condition(self, kind: str) -> Condition:
-        source = await self.source()
-        return next(c for c in source.status.conditions if c.type == kind)
+from tests.controllers.watching import ANA, Watch, open_watch
 
 
 @pytest.fixture
 async def watch() -> AsyncIterator[Watch]:
-    folder = Path(tempfile.mkdtemp(prefix="mp-sources-"))
-    clock, uids = ManualClock(), itertools.count(1)
-    store = SqliteStore(
-        folder / "store.db",
-        clock=clock,
-        new_uid=lambda: f"uid-{next(uids)}",
-        audit_dir=folder / "audit",
-    )
-    await store.open()
-    made = Watch(store, TreeBlobs(str(folder / "artifacts")), clock, folder)
-    try:
-        made.fence.set(await store.claim(LEASE_NAME, "one", 1e9))
+    async with open_watch() as made:
         yield made
-    finally:
-        await store.close()
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 async def test_a_version_there_appears_here_with_everything(watch: Watch) -> None:
@@ -419,125 +295,6 @@ async def test_only_the_models_that_are_wanted_come(watch: Watch) -> None:
     await watch.declare(models=["risk-*"])
     await watch.settle()
     assert await watch.living() == ["risk-a@1.0.0", "risk-b@1.0.0"]
-
-
-async def test_an_alias_moved_there_by_hand_is_recorded_as_such(watch: Watch) -> None:
-    watch.registry.register("fraud")
-    watch.registry.register("fraud")
-    watch.registry.move_alias("fraud", "champion", 1)
-    await watch.declare()
-    await watch.settle()
-    watch.registry.move_alias("fraud", "champion", 2)
-    await watch.settle()
-    watch.registry.move_alias("fraud", "champion", None)
-    await watch.settle()
-    assert await watch.aliases() == {}
-    assert await watch.moves() == [
-        ("champion", None, "1.0.0", "outside", "mlflow"),
-        ("champion", "1.0.0", "2.0.0", "outside", "mlflow"),
-        ("champion", "2.0.0", None, "outside", "mlflow"),
-    ]
-
-
-async def test_an_alias_moved_here_is_written_there(watch: Watch) -> None:
-    watch.registry.register("fraud")
-    watch.registry.register("fraud")
-    watch.registry.move_alias("fraud", "old", 1)
-    await watch.declare()
-    await watch.settle()
-    await watch.move_here("fraud", "champion", "2.0.0")
-    await watch.move_here("fraud", "old", None)
-    await watch.settle()
-    assert watch.registry.aliases("fraud") == {"champion": 2}
-    # Written once: a move there right after is not taken for a conflict.
-    watch.registry.move_alias("fraud", "champion", 1)
-    await watch.settle()
-    assert await watch.aliases() == {"champion": "1.0.0"}
-    assert (await watch.condition("AliasesInSync")).reason == "Same"
-
-
-async def test_nothing_is_written_there_without_leave(watch: Watch) -> None:
-    watch.registry.register("fraud")
-    await watch.declare(writeBack=False)
-    await watch.settle()
-    await watch.move_here("fraud", "champion", "1.0.0")
-    await watch.settle()
-    assert watch.registry.aliases("fraud") == {}
-    assert await watch.aliases() == {"champion": "1.0.0"}
-
-
-async def test_where_both_moved_ours_wins_and_both_are_recorded(watch: Watch) -> None:
-    for _ in range(3):
-        watch.registry.register("fraud")
-    watch.registry.move_alias("fraud", "champion", 1)
-    await watch.declare()
-    await watch.settle()
-    await watch.move_here("fraud", "champion", "2.0.0")
-    watch.registry.move_alias("fraud", "champion", 3)
-    await watch.settle()
-    assert await watch.aliases() == {"champion": "2.0.0"}
-    assert watch.registry.aliases("fraud") == {"champion": 2}
-    assert [move[:4] for move in await watch.moves()] == [
-        ("champion", None, "1.0.0", "outside"),
-        ("champion", "1.0.0", "2.0.0", "request"),
-        ("champion", "2.0.0", "3.0.0", "outside"),
-        ("champion", "3.0.0", "2.0.0", "request"),
-    ]
-    condition = await watch.condition("AliasesInSync")
-    assert condition.reason == "BothMoved"
-    assert "champion of fraud" in condition.message
-
-
-async def test_an_alias_that_may_not_be_written_is_told(watch: Watch) -> None:
-    watch.registry.register("fraud")
-    await watch.declare()
-    await watch.settle()
-    await watch.move_here("fraud", "champion", "1.0.0")
-
-    async def refuse(model: str, alias: str, number: int) -> None:
-        raise SourceRefused("Forbidden", "mlflow answered 403")
-
-    watch.registry.set_alias = refuse  # type: ignore[method-assign]
-    await watch.poll()
-    condition = await watch.condition("AliasesInSync")
-    assert (condition.status, condition.reason) == ("False", "NotWritten")
-    assert "403" in condition.message
-    del watch.registry.set_alias
-    await watch.settle()
-    assert watch.registry.aliases("fraud") == {"champion": 1}
-    assert (await watch.condition("AliasesInSync")).status == "True"
-
-
-async def test_what_serves_where_stands_there_in_tags(watch: Watch) -> None:
-    watch.registry.register("fraud")
-    watch.registry.register("fraud")
-    await watch.declare()
-    await watch.settle()
-
-    async def serve(champion: str, challenger: str | None, promotion: str) -> None:
-        serving = Serving(
-            environment="production", deployment="fraud", champion=champion, challenger=challenger
-        )
-        mover = Mover("ana", watch.clock.now(), "", "rollout", promotion)
-        moved = report_serving(await watch.store.get(Model, "fraud"), serving, mover)
-        transaction = Transaction(ANA)
-        for changed in moved.written:
-            transaction.put(changed, "serving")
-        await watch.store.commit(transaction)
-        await watch.settle()
-
-    await serve("1.0.0", "2.0.0", "fraud-1")
-    assert watch.registry.tags("fraud", 2) == {"modelplane.environment.production": "challenger"}
-    await serve("2.0.0", None, "fraud-2")
-    tags = watch.registry.tags("fraud", 2)
-    assert tags == {
-        "modelplane.environment.production": "champion",
-        "modelplane.promotion": "production/fraud-2",
-        "modelplane.evidence": "http://127.0.0.1:7080/api/v1/promotions/fraud-2"
-        "?environment=production",
-    }
-    assert "modelplane.environment.production" not in watch.registry.tags("fraud", 1)
-    assert (await watch.versions())["fraud@2.0.0"].status.tags == {}
 
 
 async def test_the_webhook_is_registered_there(watch: Watch) -> None:

@@ -67,9 +67,7 @@ def test_what_belongs_together_is_well() -> None:
         [tree("1.0.0")],
         [label("1.0.0"), label("1.0.1", files="1.0.0")],
     )
-    assert report == RegistryReport(
-        2, {digest("1.0.0"): ("fraud@1.0.0", "fraud@1.0.1")}, (), 0, 0
-    )
+    assert report == RegistryReport(2, {digest("1.0.0"): ("fraud@1.0.0", "fraud@1.0.1")}, (), 0, 0)
 
 
 def test_a_version_without_its_files_is_missing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -295,16 +296,11 @@ def test_an_order_that_is_printed_reads_back_the_same(written: list[Sorting]) ->
 )  # fmt: skip
 def test_no_text_crashes_it(text: str) -> None:
     for kind in SEARCHED:
-        try:
+        with suppress(InvalidResource):  # any other error fails the test
             wanted = compile_filter(text, kind)
-        except InvalidResource as error:
-            assert error.fields[0].message.startswith("at character ")
-        else:
             assert kind is not ModelVersion or wanted(FRAUD) in {True, False}
-        try:
-            compile_order(text, kind)
-        except InvalidResource as error:
-            assert error.fields
+        with suppress(InvalidResource):
+            assert compile_order(text, kind).text
 
 
 METRICS = st.dictionaries(st.sampled_from(["a", "b"]), st.floats(-2, 2))
@@ -326,7 +322,7 @@ CONDITIONS = st.tuples(
 )
 
 
-def naive(resource: ModelVersion, field: str, comparator: str, wanted: Any) -> bool:
+def naive(resource: ModelVersion, field: str, comparator: str, wanted: Any) -> Any:
     group, _, key = field.rpartition(".")
     held: Any = {
         "metrics": resource.spec.metrics.get(key),
@@ -384,7 +380,7 @@ def test_missing_values_come_last_and_ties_go_by_model_and_number(
     order = compile_order(f"metrics.a {'DESC' if descending else 'ASC'}", ModelVersion)
     sign = -1 if descending else 1
 
-    def place(v: ModelVersion) -> Any:
+    def place(v: Any) -> Any:
         value = v.spec.metrics.get("a")
         return (value is None, sign * (value or 0), v.spec.model, v.spec.number)
 

@@ -72,10 +72,9 @@ def declare(plane: Modelplane, server: MlflowServer, **spec: Any) -> None:
 
 def hook(plane: Modelplane) -> dict[str, Any]:
     """Keep the webhook's secret in the state directory; return what the source says of it."""
-    secrets = plane.state / "secrets"
-    secrets.mkdir(mode=0o700)
-    (secrets / "hook").touch(mode=0o600)
-    (secrets / "hook").write_text(SECRET)
+    secret = plane.state / "secrets" / "hook"
+    secret.touch(mode=0o600)
+    secret.write_text(SECRET)
     url = f"http://127.0.0.1:{plane.ports['api']}"
     return {"webhookUrl": url, "webhookSecret": "hook", "pollInterval": "10m"}
 
@@ -102,6 +101,14 @@ def rest(server: MlflowServer, method: str, path: str, **body: Any) -> Any:
     return response.json()
 
 
+def register_again(server: MlflowServer, name: str) -> None:
+    """Register the model of a version 1 as a further version."""
+    first = rest(server, "GET", "model-versions/get", name=name, version="1")["model_version"]
+    fields = {key: first[key] for key in ("name", "source", "run_id")}
+    model_id = first["source"].removeprefix("models:/")
+    rest(server, "POST", "model-versions/create", **fields, model_id=model_id)
+
+
 def aliases_there(server: MlflowServer, name: str) -> dict[str, str]:
     model = rest(server, "GET", "registered-models/get", name=name)["registered_model"]
     return {alias["alias"]: alias["version"] for alias in model.get("aliases", ())}
@@ -113,11 +120,36 @@ def test_from_a_training_run_to_production_and_back(
     client = modelplane.client
     trained = server.run(TRAIN, "fraud", "1.0")
     declare(modelplane, server, **hook(modelplane))
-
     version = wait_for("the version of before", lambda: find(client, "fraud@1.0.0"))
+    check_record(version, trained["run"])
+
+    # The next poll is minutes away: only the webhook can bring this one.
+    wait_for("the webhook", lambda: condition(client, "WebhookRegistered", "True"))
+    time.sleep(2)  # until the server looks up its webhooks anew
+    register_again(server, "fraud")
+    began = time.monotonic()
+    wait_for("the version that was announced", lambda: find(client, "fraud@2.0.0"))
+    print(f"appeared {time.monotonic() - began:.2f} s after it was registered")
+    forged = httpx.post(
+        f"http://127.0.0.1:{modelplane.ports['api']}/api/v1/webhooks/mlflow/tracker",
+        content=b"{}",
+        headers={"x-mlflow-delivery-id": "1", "x-mlflow-signature": "v1,AAAA"},
+    )
+    assert forged.status_code == 401
+
+    move_alias_there(client, server)
+    serve_and_predict(modelplane, trained["predictions"])
+    wait_for("the alias there", lambda: aliases_there(server, "fraud").get("champion") == "1")
+    wait_for("the tags there", lambda: is_tagged(server))
+    refused = modelplane.cli("push", "fraud", "--version", "9.0.0", "--command", "x", check=False)
+    assert "come from the source" in refused.stderr
+
+
+def check_record(version: ModelVersion, run_id: str) -> None:
+    """What the run logged is in the version's record."""
     spec = version.spec
     assert (spec.number, spec.flavour, spec.metrics) == (1, "sklearn", {"accuracy": 0.75})
-    assert (spec.parameters, spec.training.run_id) == ({"C": "1.0"}, trained["run"])
+    assert (spec.parameters, spec.training.run_id) == ({"C": "1.0"}, run_id)
     assert version.status.tags == {"team": "risk", "origin": "test"}
     assert spec.signature is not None
     assert [one["name"] for one in spec.signature["inputs"]] == ["a", "b"]
@@ -126,36 +158,20 @@ def test_from_a_training_run_to_production_and_back(
     assert spec.training.python.startswith("3.")
     assert spec.artifact is not None
 
-    # The next poll is minutes away: only the webhook can bring this one.
-    wait_for("the webhook", lambda: condition(client, "WebhookRegistered", "True"))
-    time.sleep(2)  # until the server looks up its webhooks anew
-    source = rest(server, "GET", "model-versions/get", name="fraud", version="1")
-    made = source["model_version"]
-    rest(
-        server, "POST", "model-versions/create",
-        name="fraud", source=made["source"], run_id=made["run_id"],
-    )  # fmt: skip
-    began = time.monotonic()
-    wait_for("the version that was announced", lambda: find(client, "fraud@2.0.0"))
-    print(f"appeared {time.monotonic() - began:.2f} s after it was registered")
 
-    forged = httpx.post(
-        f"http://127.0.0.1:{modelplane.ports['api']}/api/v1/webhooks/mlflow/tracker",
-        content=b"{}",
-        headers={"x-mlflow-delivery-id": "1", "x-mlflow-signature": "v1,AAAA"},
-    )
-    assert forged.status_code == 401
-
-    # Moved there by hand: seen here, as such.
+def move_alias_there(client: Client, server: MlflowServer) -> None:
+    """An alias moved by hand there is seen here, as such."""
     rest(server, "POST", "registered-models/alias", name="fraud", alias="checked", version="2")
     wait_for(
         "the alias moved there",
         lambda: client.get(Model, "fraud").status.aliases.get("checked") == "2.0.0",
     )
-    moves = [m.spec for m in client.list(AliasMove) if m.spec.alias == "checked"]
+    moves = [m.spec for m in client.list(AliasMove)[0] if m.spec.alias == "checked"]
     assert [(m.origin, m.subject, m.after) for m in moves] == [("outside", "mlflow", "2.0.0")]
 
-    # Deployed: answers as the model that was trained, and the alias is told there.
+
+def serve_and_predict(plane: Modelplane, predictions: list[int]) -> None:
+    """Deployed, it answers as the model that was trained."""
     document = {
         "apiVersion": "modelplane.dev/v1",
         "kind": "ModelDeployment",
@@ -163,30 +179,26 @@ def test_from_a_training_run_to_production_and_back(
         "spec": {"model": "fraud", "version": "1"},
     }
     text = json.dumps(document)
-    modelplane.cli("apply", "-f", "-", "--wait", "--timeout", "2m", input=text)
-    request = {
-        "inputs": [
-            {"name": "a", "datatype": "FP64", "shape": [4], "data": [0.0, 1.0, 2.0, 3.0]},
-            {"name": "b", "datatype": "FP64", "shape": [4], "data": [1.0, 0.0, 1.0, 0.0]},
-        ]
-    }
-    answer = client.predict("fraud", request)
+    plane.cli("apply", "-f", "-", "--wait", "--timeout", "2m", input=text)
+    columns = {"a": [0.0, 1.0, 2.0, 3.0], "b": [1.0, 0.0, 1.0, 0.0]}
+    inputs = [
+        {"name": name, "datatype": "FP64", "shape": [4], "data": data}
+        for name, data in columns.items()
+    ]
+    answer = plane.client.predict("fraud", {"inputs": inputs})
     outputs = {one["name"]: one["data"] for one in answer.response["outputs"]}
-    assert outputs["predictions"] == trained["predictions"]
-    wait_for("the alias there", lambda: aliases_there(server, "fraud").get("champion") == "1")
+    assert outputs["predictions"] == predictions
 
-    def tagged() -> bool:
-        there = rest(server, "GET", "model-versions/get", name="fraud", version="1")
-        tags = {tag["key"]: tag["value"] for tag in there["model_version"]["tags"]}
-        return (
-            tags.get("modelplane.environment.production") == "champion"
-            and tags.get("modelplane.promotion") == "production/fraud-1"
-            and "/api/v1/rollouts/fraud-1" in tags.get("modelplane.evidence", "")
-        )
 
-    wait_for("the tags there", tagged)
-    refused = modelplane.cli("push", "fraud", "--version", "9.0.0", "--command", "x", check=False)
-    assert "come from the source" in refused.stderr
+def is_tagged(server: MlflowServer) -> bool:
+    """Whether MLflow shows where the version serves, and why."""
+    there = rest(server, "GET", "model-versions/get", name="fraud", version="1")
+    tags = {tag["key"]: tag["value"] for tag in there["model_version"]["tags"]}
+    return (
+        tags.get("modelplane.environment.production") == "champion"
+        and tags.get("modelplane.promotion") == "production/fraud-1"
+        and "/api/v1/rollouts/fraud-1" in tags.get("modelplane.evidence", "")
+    )
 
 
 def test_what_happened_while_either_was_down_is_caught_up(
@@ -198,17 +210,14 @@ def test_what_happened_while_either_was_down_is_caught_up(
     wait_for("the first version", lambda: find(client, "risk@1.0.0"))
 
     modelplane.down()
-    first = rest(server, "GET", "model-versions/get", name="risk", version="1")["model_version"]
-    again = {"name": "risk", "source": first["source"], "run_id": first["run_id"]}
-    for _ in range(5):
-        rest(server, "POST", "model-versions/create", **again)
+    for _ in range(29):
+        register_again(server, "risk")
     rest(server, "POST", "registered-models/alias", name="risk", alias="best", version="3")
     rest(server, "DELETE", "model-versions/delete", name="risk", version="2")
     modelplane.up()
-    wait_for("the last version", lambda: find(client, "risk@6.0.0"))
+    wait_for("the last version", lambda: find(client, "risk@30.0.0"))
     wait_for("the alias", lambda: client.get(Model, "risk").status.aliases == {"best": "3.0.0"})
-    living = [v.spec.number for v in client.list(ModelVersion) if not v.status.deleted_at]
-    assert sorted(living) == [1, 3, 4, 5, 6]
+    wait_for("all of them, once", lambda: living(client) == [1, *range(3, 31)])
 
     port = int(server.url.rpartition(":")[2])
     server.process.terminate()
@@ -217,8 +226,14 @@ def test_what_happened_while_either_was_down_is_caught_up(
     assert condition(client, "Ready", "False") in {"Unreachable", "TimedOut"}
     with mlflow_server(server.folder, port=port):
         wait_for("its return", lambda: condition(client, "Ready", "True"))
-        rest(server, "POST", "model-versions/create", **again)
-        wait_for("the version of after", lambda: find(client, "risk@7.0.0"))
+        register_again(server, "risk")
+        wait_for("the version of after", lambda: find(client, "risk@31.0.0"))
+
+
+def living(client: Client) -> list[int]:
+    """Return the numbers of all versions that were not deleted."""
+    versions, _ = client.list(ModelVersion)
+    return sorted(v.spec.number for v in versions if not v.status.deleted_at)
 
 
 def test_an_address_that_is_no_mlflow_is_told(modelplane: Modelplane) -> None:

@@ -83,7 +83,14 @@ def add_lineage_routes(routes: Routes, context: Context) -> None:
         lineage = walk_lineage(index, find_start(index, of), direction, depth)
         return _events_response(_events_of(lineage, index, namespace))
 
-    routes.add("GET", "/lineage", read, tag="Lineage", operation_id="getLineage")
+    routes.add(
+        "GET",
+        "/lineage",
+        read,
+        responses={200: {"model": Lineage}},
+        tag="Lineage",
+        operation_id="getLineage",
+    )
     routes.add("GET", "/lineage/events", events, tag="Lineage", operation_id="listLineageEvents")
 
 

@@ -15,6 +15,7 @@ from modelplane.cli.options import Plain, PlainOutput
 from modelplane.cli.output import print_json, warn
 from modelplane.cli.progress import working
 from modelplane.cli.session import Session, command, make_app
+from modelplane.client.datasets import DataWarning
 
 app = make_app()
 dataset = make_app()
@@ -82,7 +83,8 @@ def push(
 def telling_data_warnings() -> Iterator[None]:
     """Print what could not be known of data as warnings for people."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", DataWarning)
         yield
     for warning in caught:
         warn(str(warning.message))

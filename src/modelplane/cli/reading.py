@@ -63,7 +63,8 @@ def get(
 ) -> None:
     """List resources, show one, or watch them.
 
-    What prints with -o yaml can be changed and applied again.
+    What prints with -o yaml can be changed and applied again. Deleted versions are not listed;
+    "modelplane registry search 'deleted = true'" finds them.
     """
     kind, names = parse_target(target)
     place = None if all_environments else place_of(kind, environment)

@@ -30,7 +30,9 @@ from modelplane.resources.dataset import DataColumn, DatasetFormat, DatasetRefer
 Dataset = str | Path | DatasetReference
 Datasets = Mapping[str, Any] | Iterable[Dataset]
 
-MAX_COLUMNS = 2000
+MAX_COLUMNS = 1000
+"""Of one dataset, so that the record of a version stays small; more are not recorded."""
+
 _SEPARATORS = ",;\t|"
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://\S*")
 _PARQUET = frozenset({".parquet", ".parq"})
@@ -87,14 +89,22 @@ def describe_data(data: Any, name: str | None = None) -> DatasetReference:
     if isinstance(data, str) and _URI.fullmatch(data):
         return _describe_elsewhere(data, name)
     if isinstance(data, str | Path):
-        found = _describe_path(Path(data))
+        found = _bounded(_describe_path(Path(data)))
         return found.with_(name=name) if name else found
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(data, pandas.DataFrame):
-        return _describe_frame(pandas, data, name or "data")
+        return _bounded(_describe_frame(pandas, data, name or "data"))
     raise InvalidResource(
         f"a dataset is a path, a DatasetReference or a data frame, not {type(data).__name__}"
     )
+
+
+def _bounded(reference: DatasetReference) -> DatasetReference:
+    columns = reference.columns
+    if len(columns) <= MAX_COLUMNS:
+        return reference
+    _warn(f"{reference.name} has {len(columns):,} columns: the first {MAX_COLUMNS:,} are recorded")
+    return reference.with_(columns=columns[:MAX_COLUMNS])
 
 
 def _path_of(uri: str) -> str | None:
@@ -155,7 +165,7 @@ def _describe_files(path: Path) -> DatasetReference:
         files=tree.files,
         uri=str(path),
         format=table.format,
-        columns=table.columns[:MAX_COLUMNS],
+        columns=table.columns,
     )
 
 
@@ -234,9 +244,7 @@ def _describe_frame(pandas: Any, frame: Any, name: str) -> DatasetReference:
         digest=_digest_frame(pandas, frame, dtypes),
         rows=len(frame),
         format="frame",
-        columns=tuple(
-            DataColumn(name=column, type=dtype) for column, dtype in dtypes[:MAX_COLUMNS]
-        ),
+        columns=tuple(DataColumn(name=column, type=dtype) for column, dtype in dtypes),
     )
 
 

@@ -25,7 +25,6 @@ from modelplane.resources.dataset import DataColumn, DatasetReference
 _LOG = "_delta_log"
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10})|\.[0-9a-f-]{36})?\.(\w+)")
-_MAX_COLUMNS = 2000
 
 Action = Mapping[str, Any]
 
@@ -240,7 +239,7 @@ def _rows_of(file: Action) -> int | None:
 
 def _columns_of(path: Path, table: _Table) -> tuple[DataColumn, ...]:
     try:
-        fields = json.loads(table.schema)["fields"][:_MAX_COLUMNS]
+        fields = json.loads(table.schema)["fields"]
         return tuple(DataColumn(name=one["name"], type=_type_name(one["type"])) for one in fields)
     except (ValueError, KeyError, TypeError):
         raise InvalidResource(f"the log of the Delta table {path} has an unknown schema") from None

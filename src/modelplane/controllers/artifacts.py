@@ -15,7 +15,12 @@ from modelplane.controllers.loop import Fence
 from modelplane.controllers.sources_fetching import Fetched, VersionFetcher, load_datasets
 from modelplane.controllers.sources_state import back_off_s, reason_of
 from modelplane.decisions.datasets import link_datasets
-from modelplane.decisions.external import ExternalFiles, ExternalRun, ExternalVersion
+from modelplane.decisions.external import (
+    PROMPT_TAG,
+    ExternalFiles,
+    ExternalRun,
+    ExternalVersion,
+)
 from modelplane.decisions.imports import UNKNOWN, complete_spec, copied_version
 from modelplane.errors import Conflict, ModelplaneError
 from modelplane.ports.clock import Clock
@@ -221,8 +226,10 @@ class ArtifactController:
 
 
 def _waits(version: ModelVersion) -> bool:
-    spec = version.spec
-    return spec.artifact is None and bool(spec.source) and version.status.deleted_at is None
+    spec, status = version.spec, version.status
+    if spec.artifact is not None or not spec.source or status.deleted_at is not None:
+        return False
+    return PROMPT_TAG not in status.tags
 
 
 def _message(version: ModelVersion, error: ModelplaneError) -> str:

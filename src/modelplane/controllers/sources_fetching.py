@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from modelplane.client.artifacts import digest_tree, tar_stream
 from modelplane.decisions.datasets import dataset_names
@@ -26,6 +27,9 @@ from modelplane.ports.store import Store
 from modelplane.resources.dataset import Dataset, DatasetReference, DatasetVersion
 from modelplane.resources.model import ModelVersionSpec
 from modelplane.resources.revision import Artifact
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 _NO_SPACE = {28, 122}
 
@@ -66,10 +70,9 @@ class VersionFetcher:
         TransientError
             They cannot be stored now.
         """
-        run = await registry.describe(version)
         folder = await asyncio.to_thread(self._make_folder)
         try:
-            files = await registry.download(version, folder)
+            run, files = await _both(registry.describe(version), registry.download(version, folder))
             artifact = await self._store(version, files, folder)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -105,6 +108,16 @@ class VersionFetcher:
         except InvalidResource as error:
             raise ArtifactUnavailable("ArtifactRefused", str(error)) from None
         return Artifact(format=files.format, digest=tree.digest, size_bytes=tree.size_bytes)
+
+
+async def _both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Await both at once; when one fails, the other is given up."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
 
 
 async def load_datasets(store: Store, references: Sequence[DatasetReference]) -> RegistryIndex:

@@ -81,6 +81,9 @@ class RegistryIndex:
 
     def _put_version(self, name: str, version: ModelVersion) -> None:
         before = self.versions.get(name)
+        if before is not None and before.spec is not version.spec:
+            self.remove(before)  # its files, and with them its data, may be known only now
+        before = self.versions.get(name)
         if before is not None:
             self._untag(name, before)
         for tag in version.status.tags.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 from modelplane.decisions.registry_index import RegistryIndex
@@ -42,16 +41,20 @@ class OrderTerm:
     ) -> list[AnyResource]:
         """Return `resources` by this term; those it does not tell apart stay as they are."""
         read, rank = self.read, self.rank
-        present: list[tuple[Any, AnyResource]] = []
+        present: list[AnyResource] = []
         missing: list[AnyResource] = []
+        keys: list[Any] = []
         for resource in resources:
             value = read(resource, index)
             if value is None:
                 missing.append(resource)
             else:
-                present.append((rank(value) if rank else value, resource))
-        present.sort(key=itemgetter(0), reverse=self.descending)
-        return [resource for _, resource in present] + missing
+                present.append(resource)
+                keys.append(rank(value) if rank else value)
+        # By position and not in pairs: ten thousand new tuples in each search would keep the
+        # garbage collector busy.
+        positions = sorted(range(len(keys)), key=keys.__getitem__, reverse=self.descending)
+        return [present[position] for position in positions] + missing
 
     def place(self, value: Scalar) -> tuple[bool, Any]:
         """Return what tells whether `value` comes before another."""

@@ -6,9 +6,10 @@ rows) and where it lay; the data itself stays there.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from functools import lru_cache
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from modelplane.resources.meta import ModelName, NoStatus, Part, Resource
 
@@ -24,6 +25,15 @@ class DataColumn(Part):
     type: str
 
 
+@lru_cache(maxsize=4096)
+def _share(columns: tuple[DataColumn, ...]) -> tuple[DataColumn, ...]:
+    """Return one copy of equal schemas: many versions are made from data of the same one."""
+    return columns
+
+
+DataColumns = Annotated[tuple[DataColumn, ...], AfterValidator(_share)]
+
+
 class DatasetReference(Part):
     """Data that a version was made from or judged on, as it was then."""
 
@@ -37,7 +47,7 @@ class DatasetReference(Part):
     files: int | None = Field(default=None, ge=0)
     uri: str | None = None
     format: DatasetFormat = "unknown"
-    columns: tuple[DataColumn, ...] = Field(default=(), description="Its schema, where known.")
+    columns: DataColumns = Field(default=(), description="Its schema, where known.")
     context: str = Field(default="training", description="What it was used for.")
 
 
@@ -80,7 +90,7 @@ class DatasetVersionSpec(Part):
     rows: int | None = Field(default=None, ge=0)
     size_bytes: int | None = Field(default=None, ge=0)
     files: int | None = Field(default=None, ge=0)
-    columns: tuple[DataColumn, ...] = ()
+    columns: DataColumns = ()
     author: str = ""
 
 

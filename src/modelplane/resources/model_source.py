@@ -19,7 +19,10 @@ class ModelSourceSpec(Part):
     """Where it is, how to be let in, and what to take."""
 
     type: Literal["mlflow"] = Field(default="mlflow", description="What it is.")
-    url: str = Field(pattern=r"^https?://[^\s]+$", description="Such as http://mlflow:5000.")
+    url: str = Field(
+        pattern=r"^https?://[^\s@?#]+$",
+        description="Such as http://mlflow:5000; without user and password.",
+    )
     token: Name | None = Field(default=None, description="Name of the secret: a bearer token.")
     username: str | None = Field(
         default=None, description="For HTTP basic authentication, with `password`."
@@ -39,6 +42,7 @@ class ModelSourceSpec(Part):
     )
     webhook_url: str | None = Field(
         default=None,
+        pattern=r"^https?://[^\s@?#]+$",
         description="This API as the registry reaches it; given, the webhook is registered there.",
     )
     write_back: bool = Field(

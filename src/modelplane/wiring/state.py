@@ -42,7 +42,14 @@ def prepare_state(paths: Paths) -> None:
                     f"{STATE_FORMAT}",
                     hint="use the newer modelplane that wrote it, or another --state directory",
                 )
-        for directory in (paths.logs, paths.artifacts, paths.agent, paths.processes, paths.audit):
+        for directory in (
+            paths.logs,
+            paths.artifacts,
+            paths.agent,
+            paths.processes,
+            paths.audit,
+            paths.secrets,
+        ):
             directory.mkdir(mode=0o700, exist_ok=True)
         paths.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in (paths.admin_token, paths.agent_token, paths.gateway_token):

@@ -14,6 +14,12 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from searches import (  # type: ignore[import-not-found]
+    MODEL_FILTERS,
+    MODEL_ORDERS,
+    VERSION_FILTERS,
+    VERSION_ORDERS,
+)
 
 client = MlflowClient()
 transcript: list[tuple[str, Any]] = []
@@ -139,6 +145,12 @@ def versions() -> None:
         run_link="http://host/run",
         description="second",
     )
+    sources()
+
+
+def sources() -> None:
+    """Where a version's files may be said to be."""
+    create = client.create_model_version
     call("version of missing", create, "nothing", "s3://bucket/models/1")
     call("version of bad name", create, "a/b", "s3://bucket/models/1")
     call("version without source", create, "fraud", "")
@@ -161,6 +173,11 @@ def versions() -> None:
     call("version copy latest", create, "full", "models:/fraud/latest")
     call("version copy stage", create, "full", "models:/fraud/Staging")
     call("version copy other run", create, "full", "models:/fraud/1", run_id="other")
+    found_and_changed()
+
+
+def found_and_changed() -> None:
+    """Versions that are there, and those that are not: found, copied, described, tagged."""
     source = call("get", client.get_model_version, "fraud", "2")
     if source is not None:
         call("copy", client.copy_model_version, source, "copied")
@@ -301,121 +318,26 @@ def pages(function: Callable[..., Any], size: int, text: str | None, order: list
     transcript.append((f"pages of {size} of {text!r} {order}", {"seen": seen, "sizes": sizes}))
 
 
-VERSION_FILTERS: tuple[str | None, ...] = (
-    None,
-    "",
-    "name = 'fraud'",
-    "name='fraud'",
-    'name = "fraud"',
-    "name != 'bulk'",
-    "name LIKE 'fr%'",
-    "name ILIKE 'FR%'",
-    "name LIKE 'FR%'",
-    "name LIKE '_raud'",
-    "name IN ('fraud', 'full')",
-    "name NOT IN ('fraud', 'bulk')",
-    "name > 'fraud'",
-    "name = fraud",
-    "name = 5",
-    "name",
-    "fraud",
-    "= 'fraud'",
-    "run_id = 'run1'",
-    "run_id != 'run1' and name = 'bulk'",
-    "run_id != 'x' and name = 'fraud'",
-    "run_id IN ('run1', 'run2')",
-    "run_id = ''",
-    "source_path = 's3://b/7'",
-    "source_path LIKE 's3://b/1%'",
-    "source_path IN ('s3://b/7')",
-    "version_number = 3",
-    "version_number = '3'",
-    "version_number > 52",
-    "version_number <= 2 and name = 'bulk'",
-    "version_number != 1 and name = 'fraud'",
-    "version_number LIKE '1'",
-    "version_number = 1.5",
-    "version_number = 'x'",
-    "version_number IN ('1', '2')",
-    "tag.parity = 'odd' and version_number < 6",
-    "tags.parity = 'odd' and version_number < 6",
-    "tags.`parity` = 'even' and tags.n LIKE '1%'",
-    "tags.parity != 'odd' and version_number < 6 and name = 'bulk'",
-    "tags.parity ILIKE 'ODD' and version_number < 4",
-    "tags.parity > 'a'",
-    "tags.parity IN ('odd')",
-    "tags.nothing = 'x'",
-    "tags.nothing != 'x'",
-    "tags.parity = odd",
-    "tags.parity = 3",
-    "name = 'bulk' AND version_number = 4",
-    "name = 'bulk' OR version_number = 4",
-    "name = 'bulk' and",
-    "name = 'bulk' and and version_number = 4",
-    "name = 'bulk', version_number = 4",
-    "creation_timestamp > 0",
-    "last_updated_timestamp > 0",
-    "description = 'x'",
-    "current_stage = 'Production'",
-    "metrics.accuracy > 0.9",
-    "attribute.name = 'fraud'",
-    "attributes.name = 'fraud'",
-    "name = 'fraud'; drop table x",
-    "name = 'it''s'",
-    "(name = 'fraud')",
-    "not name = 'fraud'",
-    "name IN ()",
-    "name IN (1, 2)",
-    "name IN 'fraud'",
-)
-VERSION_ORDERS: tuple[list[str], ...] = (
-    ["version_number"],
-    ["version_number DESC"],
-    ["name DESC", "version_number ASC"],
-    ["creation_timestamp ASC", "version_number ASC"],
-    ["last_updated_timestamp DESC"],
-    ["source_path"],
-    ["run_id"],
-    ["unknown_key"],
-    ["tags.unknown"],
-    ["version_number UP"],
-    ["version_number ASC", "version_number DESC"],
-    [""],
-    ["name,version_number"],
-)
-MODEL_FILTERS: tuple[str | None, ...] = (
-    None,
-    "",
-    "name = 'fraud'",
-    "name = 'modèle de fraude v1.0'",
-    "name LIKE 'f%'",
-    "name ILIKE 'F%'",
-    "name != 'fraud'",
-    "name IN ('fraud', 'full')",
-    "name > 'a'",
-    "name = fraud",
-    "tags.team = 'risk'",
-    "tag.team != 'risk'",
-    "tags.team LIKE '%r%' and name = 'fraud'",
-    "tags.`a/b` = 'c'",
-    "tags.team IN ('risk')",
-    "description = 'x'",
-    "version_number = 1",
-    "run_id = 'x'",
-    "name = 'a' OR name = 'b'",
-    "name",
-)
-MODEL_ORDERS: tuple[list[str], ...] = (
-    ["name"],
-    ["name DESC"],
-    ["name ASC"],
-    ["timestamp ASC"],
-    ["last_updated_timestamp DESC"],
-    ["creation_timestamp"],
-    ["unknown_key"],
-    ["name", "name DESC"],
-    ["name UP"],
-)
+def prompts() -> None:
+    """Prompts live among the models, and searches leave them out."""
+    tag = {"mlflow.prompt.is_prompt": "true"}
+    create, version = client.create_registered_model, client.create_model_version
+    call("prompt", create, "greeting", tags=tag)
+    call("prompt as model", create, "greeting")
+    call("model as prompt", create, "fraud", tags=tag)
+    call("prompt again", create, "greeting", tags=tag)
+    call("prompt version", version, "greeting", "dummy-source", tags=tag)
+    call("prompt version elsewhere", version, "greeting", "s3://bucket/x", tags=tag)
+    call("model from prompt", version, "fraud", "models:/greeting/1")
+    call("model from placeholder", version, "fraud", "dummy-source")
+    search("models without prompts", client.search_registered_models, "name = 'greeting'")
+    search("versions without prompts", client.search_model_versions, "name = 'greeting'")
+    for text in ("= 'true'", "!= 'true'", "= 'false'", "!= 'false'", "= 'TRUE'"):
+        wanted = f"tags.`mlflow.prompt.is_prompt` {text}"
+        search(f"models {text}", client.search_registered_models, wanted)
+        wanted += " and name LIKE 'gree%'"
+        search(f"versions {text}", client.search_model_versions, wanted)
+    call("delete prompt", client.delete_registered_model, "greeting")
 
 
 def endings() -> None:
@@ -465,6 +387,8 @@ def main() -> None:
     client.create_registered_model("bulk")
     transcript.append(("== searches", None))
     searches()
+    transcript.append(("== prompts", None))
+    prompts()
     transcript.append(("== endings", None))
     endings()
     print(json.dumps(transcript))

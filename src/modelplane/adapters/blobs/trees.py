@@ -400,7 +400,11 @@ class TreeBlobs:
         with self._explained():
             file = await asyncio.to_thread(self._open_file, digest, path)
         try:
-            while piece := await asyncio.to_thread(file.read, _BUFFER_BYTES):
+            while True:
+                with self._explained():
+                    piece = await asyncio.to_thread(file.read, _BUFFER_BYTES)
+                if not piece:
+                    break
                 yield piece
         finally:
             await asyncio.to_thread(file.close)

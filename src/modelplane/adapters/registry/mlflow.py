@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote
 
 from modelplane.adapters.registry.mlflow_answers import (
-    PROMPT_TAG,
     LoggedModel,
     Run,
     combine,
@@ -26,7 +25,13 @@ from modelplane.adapters.registry.mlflow_answers import (
 from modelplane.adapters.registry.mlflow_artifacts import ArtifactReader
 from modelplane.adapters.registry.mlflow_http import Credentials, MlflowHttp
 from modelplane.adapters.registry.model_folder import read_model_folder
-from modelplane.decisions.external import ExternalFiles, ExternalModel, ExternalRun, ExternalVersion
+from modelplane.decisions.external import (
+    PROMPT_TAG,
+    ExternalFiles,
+    ExternalModel,
+    ExternalRun,
+    ExternalVersion,
+)
 from modelplane.errors import NotFound, TransientError
 from modelplane.ports.registries import ArtifactUnavailable, DigestMismatch, SourceUnavailable
 

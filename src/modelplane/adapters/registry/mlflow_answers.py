@@ -24,9 +24,6 @@ from modelplane.resources.dataset import DataColumn, DatasetReference
 
 T = TypeVar("T")
 
-PROMPT_TAG = "mlflow.prompt.is_prompt"
-"""Prompts are registered models to MLflow, and not to us."""
-
 _MAX_COLUMNS = 2000
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic_core import to_json
 
+from modelplane.api.catalog import Catalog
 from modelplane.decisions.aliases import aliases_of
 from modelplane.decisions.mlflow_registry import (
     Stage,
@@ -67,7 +68,10 @@ def latest_by_stage(versions: Iterable[ModelVersion]) -> dict[Stage, ModelVersio
 class Encoder:
     """Resources as MLflow's JSON, kept encoded while they do not change."""
 
-    def __init__(self) -> None:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._at = -1
+        self._models: dict[str, bytes] = {}
         self._versions: dict[str, tuple[int, bytes]] = {}
 
     def version(self, version: ModelVersion, model: Model | None) -> bytes:
@@ -87,7 +91,15 @@ class Encoder:
 
     def model(self, model: Model, index: RegistryIndex) -> bytes:
         """Return a model with its aliases and its latest versions."""
+        if self._catalog.through != self._at or len(self._models) >= _MAX_ENCODED:
+            self._at = self._catalog.through
+            self._models.clear()
         name = model.metadata.name
+        if name not in self._models:
+            self._models[name] = self._encode_model(model, name, index)
+        return self._models[name]
+
+    def _encode_model(self, model: Model, name: str, index: RegistryIndex) -> bytes:
         numbers = {
             to: found.spec.number
             for to in model.status.aliases.values()

@@ -171,7 +171,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 
 def add_mlflow_routes(app: FastAPI, context: Context) -> None:
     """Add the routes of MLflow's model registry, and of its artifacts."""
-    locks, encoder, found = ModelLocks(), Encoder(), FoundBefore(context.catalog)
+    locks = ModelLocks()
+    encoder, found = Encoder(context.catalog), FoundBefore(context.catalog)
 
     def serve(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
