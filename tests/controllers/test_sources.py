@@ -289,6 +289,19 @@ async def test_a_model_registered_here_is_not_taken_over(watch: Watch) -> None:
     assert await watch.living() == ["fine@1.0.0"]
 
 
+async def test_a_source_declared_under_another_name_goes_on_with_its_models(watch: Watch) -> None:
+    watch.registry.register("fraud")
+    await watch.declare()
+    await watch.settle()
+    model = await watch.store.get(Model, "fraud")
+    await watch.put(model.with_status(source="before"))
+    watch.registry.register("fraud")
+    watch.restart()
+    await watch.settle()
+    assert await watch.living() == ["fraud@1.0.0", "fraud@2.0.0"]
+    assert (await watch.store.get(Model, "fraud")).status.source == "mlflow"
+
+
 async def test_only_the_models_that_are_wanted_come(watch: Watch) -> None:
     for name in ("risk-a", "risk-b", "other"):
         watch.registry.register(name)

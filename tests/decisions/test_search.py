@@ -6,6 +6,7 @@ import fnmatch
 import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -395,18 +396,39 @@ def test_semantic_versions_are_ordered_as_such() -> None:
     assert [v.spec.version for v in ordered] == ["1.10.0", "1.10.0-rc", "1.9.0"]
 
 
-@given(st.lists(VERSIONS, unique_by=lambda v: v.metadata.name), st.sets(st.integers(0, 5)))
-def test_narrowing_leaves_out_nothing_that_matches(
-    versions: list[ModelVersion], deleted: set[int]
+@given(
+    st.lists(VERSIONS, unique_by=lambda v: v.metadata.name),
+    st.sets(st.integers(0, 5)),
+    st.lists(VERSIONS, max_size=3),
+)
+def test_an_index_leaves_out_nothing_that_matches_and_shows_no_old_values(
+    versions: list[ModelVersion], deleted: set[int], changed: list[ModelVersion]
 ) -> None:
     index = RegistryIndex()
     index.put(Model(metadata=Metadata(name="m"), status=ModelStatus(aliases={"x": "1.0.0"})))
-    stored = [v.with_status(deleted_at=NOW) if v.spec.number in deleted else v for v in versions]
-    for resource in stored:
-        index.put(resource)
-    plain = compile_order("", ModelVersion)
-    for text in ("", "model = 'm'", "alias = 'x'", "tags.t = 'x'", "deleted = true", "id = 'mv-1'"):
-        wanted = compile_filter(text, ModelVersion)
-        living = [v for v in stored if "deleted" in text or v.status.deleted_at is None]
-        found = wanted.select(candidates(index, ModelVersion, wanted), index)
-        assert found == plain.sort(wanted.select(living, index), index), text
+    stored = {
+        v.metadata.name: v.with_status(deleted_at=NOW) if v.spec.number in deleted else v
+        for v in versions
+    }
+    for kept in stored.values():
+        index.put(kept)
+    texts = (
+        "", "model = 'm'", "alias = 'x'", "tags.t = 'x'", "deleted = true", "id = 'mv-1'",
+        "metrics.a > 0 and number > 1", "author != 'x' and alias IS NULL", "version >= '2'",
+    )  # fmt: skip
+    orders = ("", "metrics.a DESC, author", "version DESC", "number DESC, metrics.b")
+    for resource in (None, *changed):
+        if resource is not None:
+            index.put(resource)
+            stored[resource.metadata.name] = resource
+        for text, order_text in product(texts, orders):
+            wanted, order = (
+                compile_filter(text, ModelVersion), compile_order(order_text, ModelVersion)
+            )  # fmt: skip
+            asked = [v for v in stored.values() if "deleted" in text or not v.status.deleted_at]
+            expected = order.sort([v for v in asked if wanted(v, index)], index)
+            may_match = candidates(index, ModelVersion, wanted)
+            found = wanted.select(may_match, index)
+            assert order.sort(found, index, in_plain_order=True) == expected, (text, order_text)
+            if not text:
+                assert order.sort(may_match, index, in_plain_order=True) == expected

@@ -230,6 +230,36 @@ def test_what_happened_while_either_was_down_is_caught_up(
         wait_for("the version of after", lambda: find(client, "risk@31.0.0"))
 
 
+def test_a_version_registered_here_gets_its_files_from_there(
+    modelplane: Modelplane, server: MlflowServer
+) -> None:
+    client = modelplane.client
+    trained = server.run(TRAIN, "elsewhere", "2.0")
+    there = rest(server, "GET", "model-versions/get", name="elsewhere", version="1")
+    source = there["model_version"]["source"]
+    token = (modelplane.state / "admin-token").read_text().strip()
+    api = f"http://127.0.0.1:{modelplane.ports['api']}/api/2.0/mlflow"
+    with httpx.Client(headers={"authorization": f"Bearer {token}"}, timeout=30) as http:
+        made = http.post(f"{api}/registered-models/create", json={"name": "own"})
+        assert made.status_code == 200, made.text
+        body = {"name": "own", "source": source, "run_id": trained["run"]}
+        body["model_id"] = source.removeprefix("models:/")
+        made = http.post(f"{api}/model-versions/create", json=body)
+        assert made.status_code == 200, made.text
+
+    def reason() -> str | None:
+        version = client.get(ModelVersion, "own@1.0.0")
+        return next((c.reason for c in version.status.conditions), None)
+
+    wait_for("the lack of a source", lambda: reason() == "NoSource")
+    declare(modelplane, server, models=["nothing-else"], pollInterval="1s")
+    wait_for("its files", lambda: reason() == "Fetched")
+    spec = client.get(ModelVersion, "own@1.0.0").spec
+    assert spec.artifact is not None
+    assert (spec.flavour, spec.metrics) == ("sklearn", {"accuracy": 0.75})
+    assert living(client) == [1]
+
+
 def living(client: Client) -> list[int]:
     """Return the numbers of all versions that were not deleted."""
     versions, _ = client.list(ModelVersion)

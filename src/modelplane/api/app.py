@@ -24,8 +24,8 @@ from modelplane.api.gate import Gate, RequestCounts
 from modelplane.api.history import add_history_routes
 from modelplane.api.identity import Identities
 from modelplane.api.kinds import add_kind_routes
-from modelplane.api.mlflow.routes import add_mlflow_routes
 from modelplane.api.lineage import add_lineage_routes
+from modelplane.api.mlflow.routes import add_mlflow_routes
 from modelplane.api.publishing import add_publishing_routes
 from modelplane.api.registry import add_registry_routes
 from modelplane.api.routes import Routes
@@ -54,6 +54,7 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         redoc_url=None,
         middleware=[Middleware(Gate, dependencies, RequestCounts(registry))],
     )
+    app.state.catalog = context.catalog
     problems.install(app)
     add_mlflow_routes(app, context)
     routes = Routes(app)

@@ -109,6 +109,8 @@ class ArtifactController:
         except ModelplaneError as error:
             await self._mark(version, error)
             self._waiting[key] = self._waiting.get(key, 0) + 1
+            if reason_of(error) == "NoSource":
+                return None  # a source that is declared wakes all that wait
             return back_off_s(self._waiting[key])
         await self._complete(version, fetched)
         self._waiting.pop(key, None)

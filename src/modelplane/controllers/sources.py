@@ -28,7 +28,7 @@ from modelplane.controllers.sources_state import (
 )
 from modelplane.controllers.sources_writing import AliasSynchronizer
 from modelplane.decisions.external import ExternalVersion
-from modelplane.decisions.imports import check_importable, identify
+from modelplane.decisions.imports import identify
 from modelplane.errors import Conflict, ModelplaneError, NotFound
 from modelplane.ports.clock import Clock
 from modelplane.ports.registries import Connect, SourceRefused, SourceUnavailable
@@ -254,7 +254,7 @@ class SourceController:
             return
         here = await self._store.find(Model, model)
         try:
-            check_importable(model, here, state.name)
+            await self._models.check(state, model, here)
         except (ValueError, Conflict):
             return
         external = await state.registry.find_model(model)

@@ -42,6 +42,7 @@ from modelplane.ports.store import Store, Transaction
 from modelplane.resources.meta import Metadata, Subject
 from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.model_source import ModelSource
 from modelplane.resources.promotion import Promotion
 
 _log = structlog.get_logger(__name__)
@@ -102,7 +103,7 @@ class ModelSynchronizer:
         """
         model = await self._store.find(Model, name)
         try:
-            check_importable(name, model, state.name)
+            await self.check(state, name, model)
         except (ValueError, Conflict) as error:
             if state.may_try(name, WHOLE_MODEL, self._clock.now()):
                 state.fail(name, WHOLE_MODEL, error, self._clock.now())
@@ -119,6 +120,21 @@ class ModelSynchronizer:
             done.wrote |= await self._aliases.synchronize(state, external, theirs)
         if not (done.wrote or done.is_open or name in state.alias_faults):
             state.settled[name] = seen
+
+    async def check(self, state: SourceState, name: str, model: Model | None) -> None:
+        """Raise unless the model may be taken over; one whose source is gone may be.
+
+        Raises
+        ------
+        ValueError, Conflict
+            As `check_importable`.
+        """
+        source = model.status.source if model else None
+        if source not in {None, state.name}:
+            assert source is not None
+            if await self._store.find(ModelSource, source) is None:
+                source = state.name
+        check_importable(name, model.with_status(source=source) if model else None, state.name)
 
     async def import_version(
         self, state: SourceState, external: ExternalModel, version: ExternalVersion
@@ -232,7 +248,7 @@ class ModelSynchronizer:
             taken.add(known.metadata.name)
         name = version.model
         model = await self._model(name)
-        check_importable(name, model, state.name)
+        await self.check(state, name, model)
         transaction = self._transaction(f"registered in {state.name}")
         datasets = await load_datasets(self._store, made.spec.datasets)
         linked = link_datasets(made.spec.datasets, datasets, made.spec.author)

@@ -40,7 +40,7 @@ def parse_models_uri(source: str) -> ModelReference:
     MlflowError
         INVALID_PARAMETER_VALUE: it has another form, or names a host.
     """
-    parsed = urllib.parse.urlparse(source, allow_fragments=False)
+    parsed = _parse(source)
     if parsed.netloc:
         raise invalid(
             f"Invalid model version source: '{source}'. Registered model sources must use the "
@@ -66,7 +66,7 @@ def parse_models_uri(source: str) -> ModelReference:
 
 def is_models_uri(source: str) -> bool:
     """Whether a source names a logged or a registered model."""
-    return urllib.parse.urlparse(source).scheme == "models"
+    return _parse(source).scheme == "models"
 
 
 def check_source(source: str, run_id: str, model_id: str) -> None:
@@ -90,7 +90,7 @@ def check_source(source: str, run_id: str, model_id: str) -> None:
             )
         return
     _check_absolute(source)
-    parsed = urllib.parse.urlparse(source)
+    parsed = _parse(source)
     if parsed.scheme == "models":
         logged = parse_models_uri(source).model_id
         if logged is not None and logged != model_id:
@@ -111,8 +111,15 @@ def check_prompt_source(source: str) -> None:
         )
 
 
+def _parse(source: str) -> urllib.parse.ParseResult:
+    try:
+        return urllib.parse.urlparse(source, allow_fragments=False)
+    except ValueError as error:
+        raise invalid(f"Invalid model version source: '{source}'. {error}.") from None
+
+
 def _is_local(source: str) -> bool:
-    parsed = urllib.parse.urlparse(source)
+    parsed = _parse(source)
     if parsed.scheme == "file" and parsed.hostname not in {None, "", ".", "localhost", "127.0.0.1"}:
         raise invalid(
             f"{source} is not a valid remote uri. For remote access on windows, please consider "
@@ -126,7 +133,7 @@ def _check_absolute(source: str) -> None:
     plain = source
     while (unquoted := urllib.parse.unquote_plus(plain)) != plain:
         plain = unquoted
-    path = re.sub(r"/+", "/", urllib.parse.urlparse(plain).path.rstrip("/"))
+    path = re.sub(r"/+", "/", _parse(plain).path.rstrip("/"))
     if (
         "\x00" in path
         or ".." in plain.split("/")
@@ -142,7 +149,7 @@ def _check_absolute(source: str) -> None:
 
 
 def _is_served_artifact(source: str) -> bool:
-    parsed = urllib.parse.urlsplit(source)
+    parsed = _parse(source)
     if parsed.scheme.lower() == "mlflow-artifacts":
         return True
     parts = tuple(urllib.parse.unquote(part) for part in parsed.path.split("/") if part)

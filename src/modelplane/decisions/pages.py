@@ -12,7 +12,6 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -64,8 +63,7 @@ def cut(
     wanted
         What has to hold; None: nothing.
     in_plain_order
-        Whether the resources lie as the ties of the order say; then no more of them are looked
-        at than are needed.
+        Whether the resources lie as the ties of the order say already.
 
     Raises
     ------
@@ -74,11 +72,9 @@ def cut(
     """
     text = wanted.text if wanted else ""
     digest = hashlib.sha256(f"{order.text}\n{text}\n{query}".encode()).hexdigest()[:16]
-    is_sorted = in_plain_order and not order.terms
-    if is_sorted:
-        ordered: Sequence[Resource[Any, Any]] = resources
-    else:
-        found = wanted.select(resources, index) if wanted else resources
+    found = wanted.select(resources, index) if wanted and wanted.predicates else resources
+    ordered: Sequence[Resource[Any, Any]] = found
+    if order.terms or not in_plain_order:
         ordered = order.sort(found, index, in_plain_order=in_plain_order)
     begin = 0
     if token:
@@ -87,10 +83,7 @@ def cut(
             begin = order.count_through(ordered, place, index)
         except (TypeError, ValueError):
             raise _refuse("use the one that the last page gave") from None
-    following = islice(ordered, begin, None)
-    if is_sorted and wanted and wanted.predicates:
-        following = islice((r for r in following if wanted(r, index)), None)
-    items = list(islice(following, limit + 1))
+    items = list(ordered[begin : begin + limit + 1])
     if len(items) <= limit:
         return Page(items)
     items.pop()

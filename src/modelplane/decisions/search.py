@@ -9,8 +9,8 @@ Use::
 
     wanted = compile_filter("metrics.accuracy > 0.9 and alias = 'champion'", ModelVersion)
     order = compile_order("metrics.accuracy DESC, name", ModelVersion)
-    found = [v for v in index.versions.values() if wanted(v, index)]
-    page = cut(found, order, index, limit=100, token=token, query=wanted.text)   # pages.cut
+    found = candidates(index, ModelVersion, wanted)            # search_candidates
+    page = cut(found, order, index, wanted=wanted, limit=100, token=token, in_plain_order=True)
 
     wanted = compile_mlflow_filter("name = 'fraud' and tags.team LIKE 'r%'", "version")
     order = compile_mlflow_order(["name ASC", "version_number DESC"], "version")
@@ -129,7 +129,8 @@ def compile_order(text: str, kind: type[Resource[Any, Any]]) -> Order:
         if field.type == "texts":
             message = f"{field.name} has many values: nothing can be ordered by it"
             raise unreadable("orderBy", "the order cannot be followed", message, sorting.position)
-        terms.append(OrderTerm(field.name, field.read, rank_of(field), sorting.descending))
+        rank = rank_of(field)
+        terms.append(OrderTerm(field.name, field.read, rank, sorting.descending, in_table=True))
     ties = tuple(OrderTerm(f.name, f.read) for f in tie_fields(kind))
     return Order(tuple(terms), ties)
 
@@ -168,8 +169,8 @@ def _compile(comparison: Comparison, kind: type[Resource[Any, Any]]) -> Predicat
     if field.type == "texts":
         return compile_values(field.read, comparator, wanted)
     if field.type == "version" and comparator in {"<", "<=", ">", ">="}:
-        return compile_value(_ranked(field), comparator, wanted)
-    return compile_value(field.read, comparator, wanted)
+        return compile_value(_ranked(field), comparator, wanted, column=f"rank of {field.name}")
+    return compile_value(field.read, comparator, wanted, column=field.name)
 
 
 def _ranked(field: Field) -> Reader:

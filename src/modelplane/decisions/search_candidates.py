@@ -7,13 +7,12 @@ dataset), so that most questions look at few resources. The filter still has to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 from modelplane.decisions.registry_index import RegistryIndex
 from modelplane.decisions.search import required_text, uses
-from modelplane.decisions.search_matching import Filter
+from modelplane.decisions.search_matching import Filter, Table
 from modelplane.resources.dataset import Dataset, DatasetVersion
 from modelplane.resources.meta import Resource
 from modelplane.resources.model import Model, ModelVersion
@@ -53,7 +52,7 @@ def _versions(index: RegistryIndex, wanted: Filter) -> Sequence[ModelVersion]:
     if versions is None and not with_deleted:
         model = required_text(wanted, ModelVersion, "model")
         models = sorted(index.model_names()) if model is None else [model]
-        return list(chain.from_iterable(map(index.living_versions, models)))
+        return Table(map(index.living_versions, models))
     found = index.versions.values() if versions is None else versions
     return sorted((v for v in found if with_deleted or v.status.deleted_at is None), key=_PLAIN)
 

@@ -7,19 +7,70 @@ value that is missing matches nothing but IS NULL, as in SQL. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, overload
 
-from modelplane.decisions.registry_index import RegistryIndex
+from modelplane.decisions.registry_index import LivingVersions, RegistryIndex
 from modelplane.decisions.search_grammar import Comparison
 from modelplane.resources.meta import Resource
+from modelplane.resources.model import ModelVersion
 
 AnyResource = Resource[Any, Any]
 Reader = Callable[[Any, RegistryIndex | None], Any]
 """Reads a field of a resource; the index knows what other resources say of it."""
 
 Predicate = Callable[[AnyResource, RegistryIndex | None], bool]
+Test = Callable[[Any], bool]
+"""Whether a field's value, or None, is as wanted."""
+
+
+class Table(Sequence[ModelVersion]):
+    """The living versions of some models, in their plain order, with their fields as columns."""
+
+    def __init__(self, models: Iterable[LivingVersions]) -> None:
+        self._models = list(models)
+        self._versions = list(chain.from_iterable(model.versions for model in self._models))
+
+    def __len__(self) -> int:
+        return len(self._versions)
+
+    @overload
+    def __getitem__(self, position: int) -> ModelVersion: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[ModelVersion]: ...
+    def __getitem__(self, position: int | slice) -> ModelVersion | list[ModelVersion]:
+        return self._versions[position]
+
+    def __iter__(self) -> Iterator[ModelVersion]:
+        return iter(self._versions)
+
+    def column(self, name: str, read: Reader) -> list[Any]:
+        """Return what `read` reads of each version, which depends on the version alone."""
+        columns = (model.column(name, read) for model in self._models)
+        return list(chain.from_iterable(columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A predicate of one field.
+
+    Attributes
+    ----------
+    read, test
+        What is read, and whether it is as wanted.
+    column
+        What the field is called in tables; empty where it does not depend on the resource alone.
+    """
+
+    read: Reader
+    test: Test
+    column: str = ""
+
+    def __call__(self, resource: AnyResource, index: RegistryIndex | None) -> bool:
+        """Whether it holds for `resource`."""
+        return self.test(self.read(resource, index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +97,42 @@ class Filter:
         self, resources: Iterable[AnyResource], index: RegistryIndex | None = None
     ) -> list[AnyResource]:
         """Return those of `resources` for which everything holds, in their order."""
-        found = list(resources)
+        found: Sequence[AnyResource] = (
+            resources if isinstance(resources, Table) else list(resources)
+        )
+        positions: Iterable[int] = range(len(found))
         for holds in self.predicates:
-            found = [resource for resource in found if holds(resource, index)]
-        return found
+            if isinstance(holds, Condition) and holds.column and isinstance(found, Table):
+                column, test = found.column(holds.column, holds.read), holds.test
+                positions = [position for position in positions if test(column[position])]
+            else:
+                positions = [position for position in positions if holds(found[position], index)]
+        return [found[position] for position in positions]
 
 
-def compile_value(read: Reader, comparator: str, wanted: Any) -> Predicate:
-    """Return the predicate of a field that has one value or none."""
+def compile_value(read: Reader, comparator: str, wanted: Any, *, column: str = "") -> Predicate:
+    """Return the predicate of a field that has one value or none; see `Condition.column`."""
     if comparator in {"LIKE", "ILIKE"}:
         wanted = compile_like(wanted, ignore_case=comparator == "ILIKE")
     elif comparator in {"IN", "NOT IN"}:
         wanted = frozenset(wanted)
-    return _PREDICATES[comparator](read, wanted)
+    return Condition(read, _TESTS[comparator](wanted), column)
 
 
 # Each written out, because searches spend their time here: one call for each resource.
-_PREDICATES: dict[str, Callable[[Reader, Any], Predicate]] = {
-    "=": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v == w,
-    "!=": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v != w,
-    "<": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v < w,
-    "<=": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v <= w,
-    ">": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v > w,
-    ">=": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v >= w,
-    "IN": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v in w,
-    "NOT IN": lambda read, w: lambda r, i: (v := read(r, i)) is not None and v not in w,
-    "LIKE": lambda read, w: lambda r, i: (v := read(r, i)) is not None and w(v),
-    "ILIKE": lambda read, w: lambda r, i: (v := read(r, i)) is not None and w(v),
-    "IS NULL": lambda read, _: lambda r, i: read(r, i) is None,
-    "IS NOT NULL": lambda read, _: lambda r, i: read(r, i) is not None,
+_TESTS: dict[str, Callable[[Any], Test]] = {
+    "=": lambda wanted: lambda value: value is not None and value == wanted,
+    "!=": lambda wanted: lambda value: value is not None and value != wanted,
+    "<": lambda wanted: lambda value: value is not None and value < wanted,
+    "<=": lambda wanted: lambda value: value is not None and value <= wanted,
+    ">": lambda wanted: lambda value: value is not None and value > wanted,
+    ">=": lambda wanted: lambda value: value is not None and value >= wanted,
+    "IN": lambda wanted: lambda value: value is not None and value in wanted,
+    "NOT IN": lambda wanted: lambda value: value is not None and value not in wanted,
+    "LIKE": lambda wanted: lambda value: value is not None and wanted(value),
+    "ILIKE": lambda wanted: lambda value: value is not None and wanted(value),
+    "IS NULL": lambda _: lambda value: value is None,
+    "IS NOT NULL": lambda _: lambda value: value is not None,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelplane.decisions.registry_index import RegistryIndex
-from modelplane.decisions.search_matching import AnyResource, Reader
+from modelplane.decisions.search_matching import AnyResource, Reader, Table
 
 Scalar = str | float | int | bool | None
 """What a page token keeps of a term."""
@@ -29,32 +29,25 @@ class OrderTerm:
         Reads a scalar or None.
     rank
         Makes a value comparable where it is not by itself.
+    in_table
+        Whether it depends on the resource alone, so that a table's column may hold it.
     """
 
     name: str
     read: Reader
     rank: Callable[[Any], Any] | None = None
     descending: bool = False
+    in_table: bool = False
 
-    def sort(
-        self, resources: Iterable[AnyResource], index: RegistryIndex | None
-    ) -> list[AnyResource]:
-        """Return `resources` by this term; those it does not tell apart stay as they are."""
-        read, rank = self.read, self.rank
-        present: list[AnyResource] = []
-        missing: list[AnyResource] = []
-        keys: list[Any] = []
-        for resource in resources:
-            value = read(resource, index)
-            if value is None:
-                missing.append(resource)
-            else:
-                present.append(resource)
-                keys.append(rank(value) if rank else value)
-        # By position and not in pairs: ten thousand new tuples in each search would keep the
-        # garbage collector busy.
-        positions = sorted(range(len(keys)), key=keys.__getitem__, reverse=self.descending)
-        return [present[position] for position in positions] + missing
+    def arrange(self, positions: list[int], values: list[Any]) -> list[int]:
+        """Return `positions` by their values; those that are alike stay as they are."""
+        rank = self.rank
+        missing = [position for position in positions if values[position] is None]
+        present = [position for position in positions if values[position] is not None]
+        if rank is not None:
+            values = [None if value is None else rank(value) for value in values]
+        present.sort(key=lambda position: values[position], reverse=self.descending)
+        return present + missing
 
     def place(self, value: Scalar) -> tuple[bool, Any]:
         """Return what tells whether `value` comes before another."""
@@ -97,11 +90,18 @@ class Order:
         in_plain_order: bool = False,
     ) -> list[AnyResource]:
         """Return `resources` in this order; `in_plain_order` says that they lie as `ties` say."""
-        ordered = list(resources)
+        found = resources if isinstance(resources, Table) else list(resources)
+        # Positions are sorted, and no pairs of key and resource: ten thousand new tuples in each
+        # search would keep the garbage collector busy.
+        positions: list[int] = list(range(len(found)))
         # Each sort keeps what it does not tell apart, so the last one weighs most.
         for term in reversed(self.terms if in_plain_order else self.all_terms):
-            ordered = term.sort(ordered, index)
-        return ordered
+            if isinstance(found, Table) and term.in_table:
+                values = found.column(term.name, term.read)
+            else:
+                values = [term.read(resource, index) for resource in found]
+            positions = term.arrange(positions, values)
+        return [found[position] for position in positions]
 
     def values(self, resource: AnyResource, index: RegistryIndex | None = None) -> list[Scalar]:
         """Return what the terms read of `resource`: its place in this order."""

@@ -344,6 +344,8 @@ def endings() -> None:
     """Renaming and deleting."""
     rename = client.rename_registered_model
     call("rename", rename, "fraud", "fraud 2.0")
+    call("rename to itself", rename, "bulk", "bulk")
+    search("renamed to itself", client.search_model_versions, "", max_results=3)
     call("rename missing", rename, "fraud", "other")
     call("rename onto existing", rename, "fraud 2.0", "full")
     call("rename bad", rename, "fraud 2.0", "a/b")

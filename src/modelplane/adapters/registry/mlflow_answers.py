@@ -59,7 +59,7 @@ def read_as(reader: Callable[[Mapping[str, Any]], T], data: object) -> T:
         if not isinstance(data, Mapping):
             raise TypeError(f"an object is missing: {str(data)[:80]!r}")
         return reader(data)
-    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, OSError) as error:
         message = f"an answer has not the form of MLflow's: {type(error).__name__}: {error}"
         raise SourceUnavailable("NotMlflow", message[:300]) from None
 

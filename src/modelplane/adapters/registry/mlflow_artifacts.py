@@ -17,13 +17,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 from modelplane.adapters.registry.mlflow_answers import read_list
 from modelplane.adapters.registry.mlflow_http import MlflowHttp
-from modelplane.errors import NotFound, TransientError
+from modelplane.errors import NoSpace, NotFound, TransientError
 from modelplane.ports.registries import ArtifactUnavailable, DigestMismatch
 
 _ROUTE = "/mlflow-artifacts/artifacts"
 _MAX_FILES = 10_000
 _MAX_DEPTH = 32
 _AT_ONCE = 4
+_NO_SPACE = {28, 122}
 _OBJECT_STORES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs",
     "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "wasbs": "adlfs",
@@ -199,7 +200,7 @@ class ArtifactReader:
 
         plain = uri.replace("s3a://", "s3://", 1)
         try:
-            files, root = fsspec.core.url_to_fs(plain)
+            files, root = fsspec.core.url_to_fs(plain, **_store_options(package))
             found: dict[str, dict[str, Any]] = files.find(root, detail=True)
             if not found:
                 raise _missing(f"there is nothing at {uri}")
@@ -218,6 +219,10 @@ class ArtifactReader:
         except ArtifactUnavailable:
             raise
         except Exception as error:  # each store's library has its own
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                raise NoSpace(f"no space left in {into}") from error
+            if "Credential" in type(error).__name__:
+                raise _refused(f"there are no credentials to read {uri} with") from error
             message = f"{uri} cannot be read: {type(error).__name__}"
             raise TransientError(message) from error
 
@@ -238,6 +243,15 @@ def _check_path(path: str) -> str:
     for part in path.split("/"):
         _check_name(part)
     return path
+
+
+def _store_options(package: str) -> dict[str, Any]:
+    """Return what a file system is made with: nothing remembered, and nothing waited for long."""
+    options: dict[str, Any] = {"skip_instance_cache": True}
+    if package == "s3fs":
+        retries = {"mode": "standard", "total_max_attempts": 3}
+        options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 20, "retries": retries}
+    return options
 
 
 def _extra(package: str) -> str:

@@ -73,6 +73,8 @@ async def rename(call: Call) -> bytes:
     if not to.strip():
         raise invalid("Missing value for required parameter 'new_name'.")
     check_new_name(to)
+    if to == name:
+        return await _touch(call, name)
     mover = call.mover(f"renamed from {name} to {to}")
 
     async def prepare(transaction: Transaction) -> Model:
@@ -95,6 +97,22 @@ async def rename(call: Call) -> bytes:
         return renamed.model
 
     model, resources = await call.change([name, to], prepare)
+    return await _answer(call, written(resources, model))
+
+
+async def _touch(call: Call, name: str) -> bytes:
+    """Answer a renaming to the same name: to MLflow that is an update of everything."""
+
+    async def prepare(transaction: Transaction) -> Model:
+        index, now = await call.index(), call.asked.now
+        model = find_model(index, name).with_status(changed_at=now)
+        versions = [v.with_status(changed_at=now) for v in living_versions(index, name)]
+        touched: list[Resource[Any, Any]] = [model, *versions]
+        for resource in touched:
+            transaction.update(resource, "rename")
+        return model
+
+    model, resources = await call.change([name], prepare)
     return await _answer(call, written(resources, model))
 
 
