@@ -31,6 +31,13 @@ from modelplane.resources.rollout import (
 )
 from modelplane.resources.strategy import CanaryStrategy, Strategy
 from modelplane.resources.token import Token, TokenSpec
+from modelplane.resources.traffic_split import (
+    SplitEndpoint,
+    SplitVariant,
+    TrafficSplit,
+    TrafficSplitSpec,
+    TrafficSplitStatus,
+)
 
 AnyResource = Resource[Any, Any]
 R = TypeVar("R", bound=AnyResource)
@@ -79,6 +86,25 @@ def promotion(version: str = "1.1.0", **status: Any) -> Promotion:
             subject=Subject(name="anna", groups=("admin",)),
         ),
         status=PromotionStatus(**status),
+    )
+
+
+def split_of(promotion: Promotion, acknowledged: bool = True) -> TrafficSplit:
+    """The split that gives a promoted revision all requests."""
+    spec = promotion.spec
+    variant = SplitVariant(
+        revision=spec.revision.digest,
+        version=spec.revision.version,
+        role="stable",
+        weight_pct=100,
+        endpoints=(SplitEndpoint(replica="r-0", address="unix:/r-0"),),
+    )
+    return TrafficSplit(
+        metadata=Metadata(
+            name=spec.deployment, environment=promotion.metadata.environment, generation=1
+        ),
+        spec=TrafficSplitSpec(deployment=spec.deployment, variants=(variant,)),
+        status=TrafficSplitStatus(accepted_generation=int(acknowledged)),
     )
 
 

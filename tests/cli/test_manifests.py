@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modelplane.errors import TransientError
+from modelplane.errors import NotFound, TransientError
 from modelplane.resources.manifest import read_documents
 from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient, promotion, rollout
+from tests.cli.fakes import FakeClient, deployment, promotion, rollout, split_of
 
 FRAUD = """\
 apiVersion: mcp.example/v1
@@ -113,8 +113,12 @@ def test_apply_wait_follows_the_rollout_over_an_absence_of_the_control_plane(
     client.play(
         "Rollout", rollout(weight_pct=5, message="goes on"), rollout("Promoted", message="")
     )
+    client.play("ModelDeployment", deployment(promotion="fraud-2"))
+    done = promotion(phase="Done")
+    client.play("TrafficSplit", NotFound("none"), split_of(done, False), split_of(done))
     result = run("apply", "-f", manifest, "--wait")
     assert result.exit_code == 0
+    assert next(client.scripts["TrafficSplit"]) == split_of(done)  # the first two were not enough
     assert "fraud-2  1.0.0 → 1.1.0  Ramping 5 %  goes on" in result.stderr
     assert "fraud-2  1.0.0 → 1.1.0  Promoted" in result.stderr
 

@@ -25,9 +25,11 @@ from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.token import Token
+from modelplane.resources.traffic_split import TrafficSplitStatus
 from tests.api.test_deployments import finish
 from tests.api.test_kinds import make_replica
 from tests.api.world import ADMIN, AGENT, READER, SYSTEM, World, make_world, serve
+from tests.cli.fakes import split_of
 
 
 @pytest.fixture
@@ -214,6 +216,7 @@ async def test_waiting_for_a_rollout_follows_it_to_its_end(world: World, url: st
     promotion = await world.store.get(Promotion, "fraud-1", "production")
     transaction = Transaction(SYSTEM)
     transaction.update(promotion.with_status(rollout="fraud-1"))
+    transaction.create(split_of(promotion).with_(status=TrafficSplitStatus(accepted_generation=1)))
     await world.store.commit(transaction)
     assert await waiting in {"Promoted", None}
 

@@ -20,6 +20,7 @@ from modelplane.controllers.artifacts import ArtifactController
 from modelplane.controllers.loop import LEASE_NAME, Fence
 from modelplane.controllers.sources_fetching import VersionFetcher
 from modelplane.decisions.external import ExternalRun
+from modelplane.decisions.registration import await_files
 from modelplane.ports.registries import ArtifactUnavailable, SourceRefused, SourceUnavailable
 from modelplane.ports.store import AnyResource, Transaction
 from modelplane.resources.dataset import DatasetReference
@@ -54,7 +55,8 @@ class Plane:
     async def register(self, number: int = 1, **spec: Any) -> None:
         given = {"source": "models:/m-1", **spec}
         version = ModelVersionSpec(model="fraud", version=f"{number}.0.0", number=number, **given)
-        await self.put(ModelVersion(metadata=Metadata(name=f"fraud@{number}.0.0"), spec=version))
+        record = ModelVersion(metadata=Metadata(name=f"fraud@{number}.0.0"), spec=version)
+        await self.put(await_files(record, self.clock.now()))
 
     async def version(self, number: int = 1) -> ModelVersion:
         return await self.store.get(ModelVersion, f"fraud@{number}.0.0")
@@ -126,19 +128,34 @@ async def test_the_files_come_with_what_they_say(plane: Plane) -> None:
     assert await plane.version() == version
 
 
-async def test_without_a_source_that_is_said_of_all_at_once(plane: Plane) -> None:
+async def test_without_a_source_nothing_is_written_until_one_is_declared(plane: Plane) -> None:
     for number in range(1, 6):
         await plane.register(number)
     before = await plane.store.audit()
     await plane.work()
-    condition = await plane.condition(5)
-    assert (condition.status, condition.reason) == ("False", "NoSource")
-    assert "apply a ModelSource" in condition.message
     await plane.work()
-    assert len(await plane.store.audit()) == len(before) + 5
+    condition = await plane.condition(5)
+    assert (condition.status, condition.reason) == ("False", "Waiting")
+    assert "as soon as a ModelSource is declared" in condition.message
+    assert len(await plane.store.audit()) == len(before)
     await plane.declare("mlflow", FakeRegistry())
     await plane.work()
     assert (await plane.condition(5)).status == "True"
+
+
+async def test_a_source_that_is_taken_away_is_missed(plane: Plane) -> None:
+    registry = FakeRegistry()
+    registry.broken["fraud", 1] = SourceUnavailable("TimedOut", "mlflow did not answer")
+    await plane.declare("mlflow", registry)
+    await plane.register()
+    await plane.work()
+    (source,), _ = await plane.store.list(ModelSource)
+    transaction = Transaction(ANA)
+    transaction.delete(source)
+    await plane.store.commit(transaction)
+    assert list(plane.controller.keys(source)) == [(await plane.version()).key]
+    await plane.retry()
+    assert (await plane.condition()).reason == "NoSource"
 
 
 @pytest.mark.parametrize(

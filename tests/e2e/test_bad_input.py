@@ -259,7 +259,7 @@ def test_an_artifact_that_cannot_be_read_is_refused(plane: Modelplane, folder: P
     says = ("--metric", "accuracy=high")
     refuse(plane, *push, *good, "--metric", "accuracy=high", code=2, says=says)
     refuse(plane, "push", "test", "--version", "five", *good, code=2, says=("five", "1.2.0"))
-    refuse(plane, "push", "Te st", "--version", "5.0.0", *good, code=2, says=("Te st",))
+    refuse(plane, "push", "Te:st", "--version", "5.0.0", *good, code=2, says=("Te:st",))
     # The memory at address 0 is a file that not even root can read.
     unreadable = ("--artifact", "/proc/self/mem", "--format", "skops")
     refuse(plane, *push, *unreadable, code=2, says=("/proc/self/mem", "Input/output error"))

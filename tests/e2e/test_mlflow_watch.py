@@ -251,7 +251,7 @@ def test_a_version_registered_here_gets_its_files_from_there(
         version = client.get(ModelVersion, "own@1.0.0")
         return next((c.reason for c in version.status.conditions), None)
 
-    wait_for("the lack of a source", lambda: reason() == "NoSource")
+    wait_for("the lack of a source", lambda: reason() == "Waiting")
     declare(modelplane, server, models=["nothing-else"], pollInterval="1s")
     wait_for("its files", lambda: reason() == "Fetched")
     spec = client.get(ModelVersion, "own@1.0.0").spec

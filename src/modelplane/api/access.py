@@ -5,7 +5,9 @@ Each route calls `Context.admit` first; whoever forgets is caught by a test that
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 
@@ -16,7 +18,7 @@ from modelplane.decisions.authorization import Refused, Verb, authorize
 from modelplane.errors import FieldError, Forbidden, InvalidResource
 from modelplane.ports.store import Store
 from modelplane.resources.fields import suggest
-from modelplane.resources.meta import Subject
+from modelplane.resources.meta import Part, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def _check_query(request: Request) -> None:
     if not request.url.query:
         return
     dependant = getattr(request.scope.get("route"), "dependant", None)
-    known = {parameter.alias for parameter in dependant.query_params} if dependant else set()
+    known = {alias for p in dependant.query_params for alias in _aliases(p)} if dependant else set()
     faults = [
         FieldError(f"query.{name[:80]}", f"unknown parameter; {suggest(name, known)}")
         for name in request.query_params
@@ -79,3 +81,11 @@ def _check_query(request: Request) -> None:
     ]
     if faults:
         raise InvalidResource("the query is not valid", faults)
+
+
+def _aliases(parameter: Any) -> Iterable[str]:
+    """Return the names of one parameter, or of all that a class of them stands for."""
+    declared = parameter.field_info.annotation
+    if isinstance(declared, type) and issubclass(declared, Part):
+        return [field.alias or name for name, field in declared.model_fields.items()]
+    return [parameter.alias]

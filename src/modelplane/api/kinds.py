@@ -15,7 +15,7 @@ from modelplane.api.access import Context
 from modelplane.api.answers import AnyResource, EncodedResources, part_response, show
 from modelplane.api.applying import apply, delete, read_declared, report_status
 from modelplane.api.bodies import parse_object, read_body
-from modelplane.api.listing import EnvironmentQuery, add_listing
+from modelplane.api.listing import add_listing
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.authorization import AGENT_KINDS
@@ -25,6 +25,7 @@ from modelplane.resources.meta import DEFAULT_ENVIRONMENT, ResourceKey
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.rollout import Rollout
 
+EnvironmentQuery = Annotated[str | None, Query(description="Only this environment's.")]
 DryRunQuery = Annotated[bool, Query(alias="dryRun", description="Only say what would happen.")]
 ReasonQuery = Annotated[str, Query(max_length=2000, description="Why; goes into the audit log.")]
 

@@ -8,12 +8,11 @@ in `decisions.pages`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import create_model
+from pydantic import ConfigDict, Field, create_model
 from pydantic_core import to_json
 from starlette.responses import Response
 
@@ -35,87 +34,76 @@ _HELD = tuple(kind for kind in SEARCHED if kind in KINDS)
 DEFAULT_LIMIT = 500
 """Resources in a page when nobody says how many."""
 
-EnvironmentQuery = Annotated[str | None, Query(description="Only this environment's.")]
-SelectorQuery = Annotated[
-    str | None, Query(alias="labelSelector", description="Labels they carry: `a=b,c=d`.")
-]
-FilterQuery = Annotated[
-    str,
-    Query(
-        alias="filter",
+
+class ListQuery(Part):
+    """What a list is asked for. One class for all kinds: FastAPI then reads it only once."""
+
+    model_config = ConfigDict(extra="ignore")  # what is unknown is refused at the door
+
+    environment: str | None = Field(default=None, description="Only this environment's.")
+    selector: str | None = Field(
+        default=None, alias="labelSelector", description="Labels they carry: `a=b,c=d`."
+    )
+    limit: int = Field(
+        default=DEFAULT_LIMIT,
+        ge=1,
+        le=10_000,
+        description="At most so many; the others follow in pages.",
+    )
+    token: str = Field(
+        default="", alias="continue", description="`metadata.continue` of the page before."
+    )
+    watch: bool = Field(default=False, description="Stream changes as server-sent events.")
+    since: int | None = Field(
+        default=None, ge=0, description="Watch from this resource version; left out: from now."
+    )
+
+
+class SearchQuery(ListQuery):
+    """What a list of the registry's kinds is asked for."""
+
+    filter: str = Field(
+        default="",
         description="What has to hold: `metrics.accuracy > 0.9 and tags.team = 'risk'`.",
-    ),
-]
-OrderQuery = Annotated[
-    str, Query(alias="orderBy", description="What comes first: `metrics.accuracy DESC, name`.")
-]
-LimitQuery = Annotated[
-    int, Query(ge=1, le=10_000, description="At most so many; the others follow in pages.")
-]
-ContinueQuery = Annotated[
-    str, Query(alias="continue", description="`metadata.continue` of the page before.")
-]
-WatchQuery = Annotated[bool, Query(description="Stream changes as server-sent events.")]
-SinceQuery = Annotated[
-    int | None,
-    Query(ge=0, description="Watch from this resource version; left out: from now."),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a list is asked for."""
-
-    environment: str | None
-    selector: str | None
-    limit: int
-    token: str
-    filter: str = ""
-    order: str = ""
+    )
+    order: str = Field(
+        default="", alias="orderBy", description="What comes first: `metrics.accuracy DESC, name`."
+    )
 
 
 def add_listing(
     routes: Routes, context: Context, kind: type[AnyResource], encoded: EncodedResources
 ) -> None:
     """Add the route that lists and watches `kind`."""
-    make = _searched if kind in SEARCHED else _plain
-    name_of_kind = kind.__name__
-    listing = create_model(
-        f"{name_of_kind}List",
+    routes.add(
+        "GET",
+        f"/{kind.plural}",
+        (_searched if kind in SEARCHED else _plain)(context, kind, encoded),
+        responses={200: {"model": _listing_of(kind)}},
+        tag=kind.__name__,
+        operation_id=f"list{kind.__name__}",
+        summary=f"List or watch {kind.plural}",
+    )
+
+
+@cache
+def _listing_of(kind: type[AnyResource]) -> type[Part]:
+    """Return the shape of an answer, for the description of the surface."""
+    return create_model(
+        f"{kind.__name__}List",
         __base__=Part,
         api_version=(str, ...),
         kind=(str, ...),
         metadata=(dict[str, Any], ...),
         items=(tuple[kind, ...], ...),  # type: ignore[valid-type]
     )
-    routes.add(
-        "GET",
-        f"/{kind.plural}",
-        make(context, kind, encoded),
-        responses={200: {"model": listing}},
-        tag=name_of_kind,
-        operation_id=f"list{name_of_kind}",
-        summary=f"List or watch {kind.plural}",
-    )
 
 
 def _plain(
     context: Context, kind: type[AnyResource], encoded: EncodedResources
 ) -> Callable[..., Awaitable[Response]]:
-    async def list_(
-        request: Request,
-        *,
-        environment: EnvironmentQuery = None,
-        selector: SelectorQuery = None,
-        limit: LimitQuery = DEFAULT_LIMIT,
-        continue_: ContinueQuery = "",
-        watch: WatchQuery = False,
-        since: SinceQuery = None,
-    ) -> Response:
-        asked = _Asked(environment, selector, limit, continue_)
-        if watch:
-            return await _watch(context, request, kind, asked, since)
-        return await _list(context, request, kind, asked, encoded)
+    async def list_(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
+        return await _answer(context, request, kind, query, encoded)
 
     return list_
 
@@ -123,28 +111,26 @@ def _plain(
 def _searched(
     context: Context, kind: type[AnyResource], encoded: EncodedResources
 ) -> Callable[..., Awaitable[Response]]:
-    async def list_(  # noqa: PLR0913 - the query's parameters
-        request: Request,
-        *,
-        environment: EnvironmentQuery = None,
-        selector: SelectorQuery = None,
-        filter_: FilterQuery = "",
-        order: OrderQuery = "",
-        limit: LimitQuery = DEFAULT_LIMIT,
-        continue_: ContinueQuery = "",
-        watch: WatchQuery = False,
-        since: SinceQuery = None,
-    ) -> Response:
-        asked = _Asked(environment, selector, limit, continue_, filter_, order)
-        if watch:
-            return await _watch(context, request, kind, asked, since)
-        return await _list(context, request, kind, asked, encoded)
+    async def list_(request: Request, query: Annotated[SearchQuery, Query()]) -> Response:
+        return await _answer(context, request, kind, query, encoded)
 
     return list_
 
 
+async def _answer(
+    context: Context,
+    request: Request,
+    kind: type[AnyResource],
+    query: ListQuery,
+    encoded: EncodedResources,
+) -> Response:
+    if query.watch:
+        return await _watch(context, request, kind, query)
+    return await _list(context, request, kind, query, encoded)
+
+
 async def _watch(
-    context: Context, request: Request, kind: type[AnyResource], asked: _Asked, since: int | None
+    context: Context, request: Request, kind: type[AnyResource], asked: ListQuery
 ) -> Response:
     labels = parse_selector(asked.selector)
 
@@ -152,9 +138,10 @@ async def _watch(
         return await context.admit(request, "watch", kind.__name__, asked.environment)
 
     await recheck()
-    if asked.filter or asked.order:
+    if isinstance(asked, SearchQuery) and (asked.filter or asked.order):
         fault = FieldError("query.watch", "a watch takes no filter and no order")
         raise InvalidResource("the query is not valid", [fault])
+    since = asked.since
     last = request.headers.get("last-event-id", "")
     if last.isdecimal():
         since = int(last)
@@ -168,13 +155,14 @@ async def _list(
     context: Context,
     request: Request,
     kind: type[AnyResource],
-    asked: _Asked,
+    asked: ListQuery,
     encoded: EncodedResources,
 ) -> Response:
     await context.admit(request, "list", kind.__name__, asked.environment)
     labels = parse_selector(asked.selector)
-    order = compile_order(asked.order, kind)
-    wanted = compile_filter(asked.filter, kind)
+    searched = asked if isinstance(asked, SearchQuery) else SearchQuery()
+    order = compile_order(searched.order, kind)
+    wanted = compile_filter(searched.filter, kind)
     index: RegistryIndex | None = None
     found: Sequence[AnyResource]
     if kind in _HELD:

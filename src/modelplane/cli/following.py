@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from modelplane.cli.output import remark
 from modelplane.cli.session import Session
 from modelplane.cli.words import describe_change
+from modelplane.client.routed import is_routed
 from modelplane.errors import InvalidResource, NotFound, TransientError
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
@@ -89,7 +91,7 @@ def follow_rollout(
 
 
 def follow_promotion(session: Session, promotion: Promotion, *, timeout: str) -> bool:
-    """Wait until a promotion has ended, telling each change; return whether it succeeded."""
+    """Wait until a promotion has ended and the gateway does what it says; return its success."""
     key = promotion.key
     waiting = _Waiting(session, timeout, f"promotion {key.name} has not finished")
     told = ""
@@ -97,7 +99,8 @@ def follow_promotion(session: Session, promotion: Promotion, *, timeout: str) ->
         now = waiting.ask(lambda: session.client.get(Promotion, key.name, key.environment))
         if now is not None:
             told = _tell(session, now, told, waiting)
-            if now.status.phase in FINISHED_PROMOTION:
+            finished = now.status.phase in FINISHED_PROMOTION
+            if finished and waiting.ask(partial(is_routed, session.client, now)):
                 return now.status.phase == "Done"
         waiting.pause()
 

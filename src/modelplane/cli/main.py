@@ -27,7 +27,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Models": {
         "push": ("pushing", "Register a version of a model with its artifact."),
-        "registry": ("registry", "Search, compare over time, label and check what is registered."),
+        "registry": (
+            "registry",
+            "Search, label, correct and check what is registered.",
+        ),
         "dataset": ("datasets", "Register versions of data."),
         "lineage": ("lineage", "Show what something came from, and what depends on it."),
         "reproduce": ("reproducing", "Run again what made a version, and compare predictions."),

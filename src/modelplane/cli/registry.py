@@ -16,7 +16,7 @@ registry = make_app()
 app.add_typer(
     registry,
     name="registry",
-    help="Search, compare over time, label and check what is registered.",
+    help="Search, label, correct and check what is registered.",
 )
 
 for module in (registry_search, registry_labels, registry_history, registry_check, sources):

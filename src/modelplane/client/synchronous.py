@@ -43,6 +43,7 @@ from modelplane.client.reproduction import (
     record_push,
     recording_folder,
 )
+from modelplane.client.routed import is_routed
 from modelplane.client.transport import (
     STREAM_TIMEOUT,
     gateway_url,
@@ -379,7 +380,7 @@ class Client:
         timeout_s: float = 600.0,
         on_change: Callable[[Rollout], None] | None = None,
     ) -> Rollout | None:
-        """Wait until the deployment's latest promotion has finished; return its rollout.
+        """Wait until the deployment's latest promotion is over and in force; return its rollout.
 
         Parameters
         ----------
@@ -415,7 +416,7 @@ class Client:
                 seen = rollout.metadata.resource_version
                 if on_change is not None:
                     on_change(rollout)
-            if promotion.status.phase in FINISHED_PROMOTION:
+            if promotion.status.phase in FINISHED_PROMOTION and is_routed(self, promotion):
                 if rollout is None and promotion.status.phase != "Done":
                     status = promotion.status
                     raise TerminalError(f"{name or deployment}: {status.phase}: {status.message}")

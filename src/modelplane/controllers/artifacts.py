@@ -2,7 +2,8 @@
 
 Such versions come through the MLflow-compatible API: they name a URI. Each watched source is
 asked for it; what its files and its run say fills in what the record leaves empty, once, in the
-transaction that gives the version its files. Until then a condition says why there are none.
+transaction that gives the version its files. Until then a condition says why there are none;
+while no source is declared that is what was said when the version was registered.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from modelplane.decisions.external import (
     ExternalVersion,
 )
 from modelplane.decisions.imports import UNKNOWN, complete_spec, copied_version
+from modelplane.decisions.registration import ARTIFACT_READY as READY
+from modelplane.decisions.registration import WAITING
 from modelplane.errors import Conflict, ModelplaneError
 from modelplane.ports.clock import Clock
 from modelplane.ports.registries import (
@@ -37,8 +40,6 @@ from modelplane.resources.model import ModelVersion
 from modelplane.resources.model_source import ModelSource
 
 SUBJECT = Subject(name="system:artifacts")
-READY = "ArtifactReady"
-_MARKED_AT_ONCE = 100
 _MAX_MESSAGE = 500
 
 
@@ -80,11 +81,13 @@ class ArtifactController:
         self._connect = connect
         self._fetcher = fetcher
         self._waiting: dict[ResourceKey, int] = {}
+        self._sources: Sequence[ModelSource] | None = None
         self._connections: dict[str, _Connection] = {}
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
         """A version that waits for its files; all of them when a source changed."""
         if isinstance(resource, ModelSource):
+            self._sources = None
             yield from list(self._waiting)
         elif isinstance(resource, ModelVersion) and _waits(resource):
             # Its own condition changes it too: that is no reason to try again at once.
@@ -100,8 +103,7 @@ class ArtifactController:
         if version is None or not _waits(version):
             self._waiting.pop(key, None)
             return None
-        sources, _ = await self._store.list(ModelSource)
-        await self._forget_others(sources)
+        sources = await self._load_sources()
         try:
             fetched = await self._find(version, sources)
         except Conflict:
@@ -115,6 +117,13 @@ class ArtifactController:
         await self._complete(version, fetched)
         self._waiting.pop(key, None)
         return None
+
+    async def _load_sources(self) -> Sequence[ModelSource]:
+        """Return the sources that are declared; read again only after one changed."""
+        if self._sources is None:
+            self._sources, _ = await self._store.list(ModelSource)
+            await self._forget_others(self._sources)
+        return self._sources
 
     async def _find(self, version: ModelVersion, sources: Sequence[ModelSource]) -> Fetched:
         """Return the version's files, from another version here or from the first source.
@@ -196,35 +205,24 @@ class ArtifactController:
         await self._store.commit(transaction)
 
     async def _mark(self, version: ModelVersion, error: ModelplaneError) -> None:
-        """Say why a version has no files, where that is not said yet.
-
-        Without any source all that wait are in one transaction: there may be thousands.
-        """
-        marked = [version]
-        if reason_of(error) == "NoSource":
-            others = [key for key, tries in self._waiting.items() if not tries]
-            for key in others[:_MARKED_AT_ONCE]:
-                found = await self._store.find(ModelVersion, key.name)
-                if found is not None and _waits(found) and found.key != version.key:
-                    marked.append(found)
+        """Say why a version has no files, where that is not said yet."""
+        reason, message = reason_of(error), str(error)[:_MAX_MESSAGE]
+        known = next((c for c in version.status.conditions if c.type == READY), None)
+        if known is not None and (known.reason, known.message) == (reason, message):
+            return
+        if known is not None and known.reason == WAITING and reason == "NoSource":
+            return  # there may be thousands, and it is said
+        condition = Condition(
+            type=READY,
+            status="False",
+            reason=reason,
+            message=message,
+            observed_generation=version.metadata.generation,
+        )
+        conditions = set_condition(version.status.conditions, condition, self._clock.now())
         transaction = Transaction(SUBJECT, fence=self._fence.lease)
-        for one in marked:
-            message = _message(one, error)
-            known = next((c for c in one.status.conditions if c.type == READY), None)
-            if known is not None and (known.reason, known.message) == (reason_of(error), message):
-                continue
-            condition = Condition(
-                type=READY,
-                status="False",
-                reason=reason_of(error),
-                message=message,
-                observed_generation=one.metadata.generation,
-            )
-            now = self._clock.now()
-            conditions = set_condition(one.status.conditions, condition, now)
-            transaction.update(one.with_status(conditions=conditions), "fetch")
-        if transaction:
-            await self._store.commit(transaction)
+        transaction.update(version.with_status(conditions=conditions), "fetch")
+        await self._store.commit(transaction)
 
 
 def _waits(version: ModelVersion) -> bool:
@@ -232,15 +230,6 @@ def _waits(version: ModelVersion) -> bool:
     if spec.artifact is not None or not spec.source or status.deleted_at is not None:
         return False
     return PROMPT_TAG not in status.tags
-
-
-def _message(version: ModelVersion, error: ModelplaneError) -> str:
-    if reason_of(error) == "NoSource":
-        return (
-            f"its files are at {version.spec.source}, and no source is declared to read them from "
-            "(apply a ModelSource for the MLflow server that has them)"
-        )[:_MAX_MESSAGE]
-    return str(error)[:_MAX_MESSAGE]
 
 
 def _external(version: ModelVersion) -> ExternalVersion:

@@ -322,7 +322,7 @@ def _check_pickle(version: ModelVersion, environment: Environment) -> None:
 def _describe_missing(version: ModelVersion) -> str:
     conditions = version.status.conditions
     ready = next((c for c in conditions if c.type == "ArtifactReady"), None)
-    return ready.message if ready else f"they are being fetched from {version.spec.source}"
+    return ready.message if ready else f"they are at {version.spec.source}"
 
 
 def _warn(version: ModelVersion, situation: Situation) -> tuple[str, ...]:

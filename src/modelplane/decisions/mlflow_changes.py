@@ -29,6 +29,7 @@ from modelplane.decisions.mlflow_registry import (
 )
 from modelplane.decisions.registration import (
     MODEL_LABEL,
+    await_files,
     bury_version,
     count_version,
     register_version,
@@ -155,6 +156,7 @@ def create_version(
     annotations = {key: value for key, value in notes.items() if value}
     if annotations:
         registered = registered.with_(metadata=registered.metadata.with_(annotations=annotations))
+    registered = await_files(registered, now)
     return registered.with_status(changed_at=now), count_version(model, number).with_status(
         changed_at=now
     )

@@ -13,7 +13,13 @@ from datetime import datetime
 from typing import Literal
 
 from modelplane.errors import Conflict, FieldError, InvalidResource
-from modelplane.resources.meta import Metadata, Subject, check_resource_name
+from modelplane.resources.meta import (
+    Condition,
+    Metadata,
+    Subject,
+    check_resource_name,
+    set_condition,
+)
 from modelplane.resources.model import (
     Model,
     ModelVersion,
@@ -27,6 +33,12 @@ from modelplane.resources.versions import parse_version
 
 MODEL_LABEL = "modelplane.dev/model"
 """Label of every version: its model's name."""
+
+ARTIFACT_READY = "ArtifactReady"
+"""Condition of a version that was registered without its files: whether they are here."""
+
+WAITING = "Waiting"
+"""Reason of that condition from the registration on, until somebody tried to fetch them."""
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _IMMUTABLE = (
@@ -104,6 +116,20 @@ def register_version(
         status=ModelVersionStatus(tags=dict(tags), description=description),
     )
     return Registration("created", version)
+
+
+def await_files(version: ModelVersion, now: datetime) -> ModelVersion:
+    """Return a version that was registered without its files, saying so."""
+    if version.spec.artifact is not None:
+        return version
+    condition = Condition(
+        type=ARTIFACT_READY,
+        status="False",
+        reason=WAITING,
+        message=f"its files are at {version.spec.source}; they are fetched as soon as a "
+        "ModelSource is declared that can read them there",
+    )
+    return version.with_status(conditions=set_condition(version.status.conditions, condition, now))
 
 
 def _unique_id(spec: ModelVersionSpec) -> str:

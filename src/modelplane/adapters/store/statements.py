@@ -22,6 +22,8 @@ _OLD_KEY = (
     resources.c.environment == bindparam("old_environment"),
     resources.c.name == bindparam("old_name"),
 )
+# Made once: making a statement costs more than running it.
+_INSERT_RESOURCE, _INSERT_CHANGE, _INSERT_RECORD = insert(resources), insert(changes), insert(audit)
 _UPDATE_RESOURCE = update(resources).where(*_OLD_KEY)
 _DELETE_RESOURCE = delete(resources).where(*_OLD_KEY)
 _DELETE_LEASE = delete(leases).where(leases.c.name == bindparam("old_name"))
@@ -35,7 +37,7 @@ def write_staging(connection: Connection, staging: Staging, head: SignedHead | N
     _write_resources(connection, staging)
     if staging.changes:
         connection.execute(
-            insert(changes),
+            _INSERT_CHANGE,
             [
                 {
                     "resource_version": change.resource_version,
@@ -47,7 +49,7 @@ def write_staging(connection: Connection, staging: Staging, head: SignedHead | N
             ],
         )
     if staging.audit:
-        connection.execute(insert(audit), [_audit_columns(record) for record in staging.audit])
+        connection.execute(_INSERT_RECORD, [_audit_columns(record) for record in staging.audit])
     _replace_leases(connection, staging)
     _replace_evidence(connection, staging)
     if staging.prunes:
@@ -68,7 +70,7 @@ def _write_resources(connection: Connection, staging: Staging) -> None:
         elif existed:
             deletes.append(_old_key(key))
     for statement, values in (
-        (insert(resources), inserts),
+        (_INSERT_RESOURCE, inserts),
         (_UPDATE_RESOURCE, updates),
         (_DELETE_RESOURCE, deletes),
     ):
