@@ -11,6 +11,7 @@ import asyncio
 import http.client
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -131,7 +132,8 @@ def _request(call: str, number: int, own: str) -> tuple[str, str, dict[str, Any]
     if call == "get by alias":
         return "GET", f"{api}/registered-models/alias?name={model}&alias=champion", None
     if call == "set alias":
-        body = {"name": model, "alias": "challenger", "version": str(number % VERSIONS + 1)}
+        chance = random.randrange(1, VERSIONS + 1)  # elsewhere each time: it is a write
+        body = {"name": model, "alias": "challenger", "version": str(chance)}
         return "POST", f"{api}/registered-models/alias", body
     wanted = f"name%20%3D%20%27{model}%27"
     if call == "search by tag":
@@ -237,7 +239,9 @@ def _modelplane(state: Path) -> Iterator[tuple[str, str]]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(lambda: urllib.request.urlopen(f"{url}/healthz", timeout=1).status == 200)
-        yield url, (state / "admin-token").read_text().strip()
+        token = (state / "admin-token").read_text().strip()
+        _with_lean_clients(url, token, "get by alias", 1)  # by then the registry has been read
+        yield url, token
     finally:
         process.terminate()
         process.wait(timeout=30)

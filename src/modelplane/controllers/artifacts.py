@@ -24,7 +24,6 @@ from modelplane.decisions.external import (
 )
 from modelplane.decisions.imports import UNKNOWN, complete_spec, copied_version
 from modelplane.decisions.registration import ARTIFACT_READY as READY
-from modelplane.decisions.registration import WAITING
 from modelplane.errors import Conflict, ModelplaneError
 from modelplane.ports.clock import Clock
 from modelplane.ports.registries import (
@@ -41,6 +40,22 @@ from modelplane.resources.model_source import ModelSource
 
 SUBJECT = Subject(name="system:artifacts")
 _MAX_MESSAGE = 500
+
+
+@dataclass(slots=True)
+class _Wait:
+    """A version without files.
+
+    Attributes
+    ----------
+    is_copy
+        Whether they are those of another version here, so that no source is needed.
+    tries
+        How often they could not be had.
+    """
+
+    is_copy: bool
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,7 @@ class ArtifactController:
         self._clock = clock
         self._connect = connect
         self._fetcher = fetcher
-        self._waiting: dict[ResourceKey, int] = {}
+        self._waiting: dict[ResourceKey, _Wait] = {}
         self._sources: Sequence[ModelSource] | None = None
         self._connections: dict[str, _Connection] = {}
 
@@ -92,28 +107,30 @@ class ArtifactController:
         elif isinstance(resource, ModelVersion) and _waits(resource):
             # Its own condition changes it too: that is no reason to try again at once.
             if resource.key not in self._waiting:
-                self._waiting[resource.key] = 0
+                is_copy = copied_version(resource.spec.source or "") is not None
+                self._waiting[resource.key] = _Wait(is_copy)
                 yield resource.key
         else:
             self._waiting.pop(resource.key, None)
 
     async def reconcile(self, key: ResourceKey) -> float | None:
         """Try to get the files of one version; return when to try again."""
+        sources = await self._load_sources()
+        wait = self._waiting.get(key)
+        if wait is None or not (sources or wait.is_copy or wait.tries):
+            return None  # a source that is declared wakes all that wait: there may be thousands
         version = await self._store.find(ModelVersion, key.name)
         if version is None or not _waits(version):
             self._waiting.pop(key, None)
             return None
-        sources = await self._load_sources()
         try:
             fetched = await self._find(version, sources)
         except Conflict:
             raise
         except ModelplaneError as error:
             await self._mark(version, error)
-            self._waiting[key] = self._waiting.get(key, 0) + 1
-            if reason_of(error) == "NoSource":
-                return None  # a source that is declared wakes all that wait
-            return back_off_s(self._waiting[key])
+            wait.tries += 1
+            return None if reason_of(error) == "NoSource" else back_off_s(wait.tries)
         await self._complete(version, fetched)
         self._waiting.pop(key, None)
         return None
@@ -210,8 +227,6 @@ class ArtifactController:
         known = next((c for c in version.status.conditions if c.type == READY), None)
         if known is not None and (known.reason, known.message) == (reason, message):
             return
-        if known is not None and known.reason == WAITING and reason == "NoSource":
-            return  # there may be thousands, and it is said
         condition = Condition(
             type=READY,
             status="False",

@@ -25,6 +25,7 @@ from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.api.app import create_app
+from modelplane.api.catalog import Catalog
 from modelplane.api.dependencies import ApiDependencies, ApiLimits
 from modelplane.controllers.analysis import AnalysisController
 from modelplane.controllers.loop import ControllerLoop, Fence
@@ -33,7 +34,7 @@ from modelplane.controllers.promotion import PromotionController
 from modelplane.controllers.rollout import RolloutController
 from modelplane.controllers.serving import ServingController
 from modelplane.controllers.traffic import TrafficController
-from modelplane.errors import TerminalError
+from modelplane.errors import ModelplaneError, TerminalError
 from modelplane.ports.blobs import Blobs
 from modelplane.ports.metrics import Metrics
 from modelplane.settings import Paths, Settings
@@ -77,9 +78,16 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
         watching = make_source_controllers(settings, store, blobs, fence, SystemClock())
         app = _make_app(settings, store, metrics, blobs, watching=watching, stopping=stopping)
         async with asyncio.TaskGroup() as group:
+            # Nobody's first request should wait until the whole registry has been read.
+            group.create_task(_warm(app.state.catalog))
             controllers = group.create_task(_run_controllers(store, metrics, fence, watching))
             await _serve_api(settings, app, listener, stopping)
             controllers.cancel()
+
+
+async def _warm(catalog: Catalog) -> None:
+    with contextlib.suppress(ModelplaneError):  # who reads next will meet it
+        await catalog.current()
 
 
 def _bind(settings: Settings) -> socket.socket:
