@@ -166,6 +166,7 @@ async def test_a_crash_is_repaired_at_once(world: World) -> None:
     await world.until(lambda: status(world, replica).phase == "Ready", within_s=1)
 
 
+@pytest.mark.slow
 async def test_three_refusals_make_it_not_ready_one_answer_ready(world: World) -> None:
     replica = await make_ready(world)
     world.servers.default_readiness = Readiness.NOT_READY
@@ -180,6 +181,7 @@ async def test_three_refusals_make_it_not_ready_one_answer_ready(world: World) -
     await world.until(lambda: status(world, replica).phase == "Ready", within_s=3)
 
 
+@pytest.mark.slow
 async def test_one_that_answers_nothing_is_started_again(world: World) -> None:
     replica = await make_ready(world)
     world.servers.default_readiness = Readiness.NO_ANSWER

@@ -13,6 +13,8 @@ from tests.agent.test_gateways import start
 from tests.agent.test_replicas import make_ready, status
 from tests.agent.world import World
 
+pytestmark = pytest.mark.slow
+
 
 def scraped(world: World) -> list[ScrapedMetrics]:
     return [scrape for batch in world.control_plane.batches for scrape in batch.scraped]

@@ -19,6 +19,8 @@ from modelplane.cli.session import Session
 from modelplane.client import Client
 from tests.api.world import ADMIN, World, make_world, serve
 
+pytestmark = pytest.mark.slow
+
 Check = Callable[..., Result]
 DAY_S = 86_400
 

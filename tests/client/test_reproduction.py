@@ -286,6 +286,7 @@ def test_a_command_ends_as_it_ends(tmp_path: Path) -> None:
     assert "no-such-program cannot be started" in missing.error
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> None:
     words = ("/bin/sh", "-c", "sleep 60 & echo $!; wait")
     done = run_command(words, tmp_path, {"PATH": os.defpath}, tmp_path / "log", timeout_s=2.0)

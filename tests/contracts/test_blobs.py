@@ -36,7 +36,7 @@ def label_for(digest: str, version: str = "1.0.0") -> VersionLabel:
     return VersionLabel(unique_id, "fraud", version, digest, NOW)
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "blobs")
@@ -320,7 +320,7 @@ class TestVerifying:
 class TestUnendedUploads:
     """Where folders cannot be moved in one step, an upload may stop between two files."""
 
-    @pytest.fixture(params=["memory", "s3"])
+    @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
     def url(self, request: pytest.FixtureRequest) -> str:
         if request.param == "memory":
             return f"memory://blobs-{uuid.uuid4().hex}"

@@ -16,6 +16,8 @@ from modelplane.client.artifacts import digest_tree, tar_stream
 from modelplane.errors import TerminalError, TransientError
 from tests.s3_server import KEY, SECRET, S3Server, s3_server, stumbling
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.controllers.analysis import AnalysisController
 from modelplane.decisions.judgements import read_judgement
@@ -13,6 +15,8 @@ from modelplane.resources.rollout import Judgement
 from modelplane.resources.strategy import CanaryStrategy, Strategy
 from modelplane.resources.telemetry import SplitInForce, TelemetryBatch, VariantSample
 from tests.controllers.plane import Plane, open_plane, revision
+
+pytestmark = pytest.mark.slow
 
 V1, V2 = revision("1.0.0"), revision("2.0.0")
 QUICK = Strategy(canary=CanaryStrategy(min_bake_s=20))

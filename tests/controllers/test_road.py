@@ -39,6 +39,7 @@ async def test_a_first_version_serves_all_once_it_is_ready(tmp_path: Path) -> No
         assert (await plane.deployment()).status.ready_replicas == 2
 
 
+@pytest.mark.slow
 async def test_a_good_candidate_ramps_and_takes_over_and_the_old_one_stops(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -96,6 +97,7 @@ async def test_a_candidate_that_cannot_start_fails_and_stable_is_not_touched(
         assert await phase_of_promotion(plane, 2) == "Failed"
 
 
+@pytest.mark.slow
 async def test_a_newer_promotion_in_mid_ramp_supersedes_the_rollout(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -109,6 +111,7 @@ async def test_a_newer_promotion_in_mid_ramp_supersedes_the_rollout(tmp_path: Pa
         assert await plane.replicas() == {"1.0.0/0": "Ready", "3.0.0/0": "Ready"}
 
 
+@pytest.mark.slow
 async def test_a_strategy_edited_in_mid_ramp_takes_effect(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -125,6 +128,7 @@ async def test_a_strategy_edited_in_mid_ramp_takes_effect(tmp_path: Path) -> Non
         assert await plane.shares() == {"1.0.0": 90, "2.0.0": 10}
 
 
+@pytest.mark.slow
 async def test_a_person_may_roll_back_and_the_reason_is_kept(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -142,6 +146,7 @@ async def test_a_person_may_roll_back_and_the_reason_is_kept(tmp_path: Path) -> 
         assert await plane.shares() == {"1.0.0": 100}
 
 
+@pytest.mark.slow
 async def test_more_replicas_start_in_place_and_fewer_stop(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)

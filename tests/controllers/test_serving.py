@@ -21,6 +21,8 @@ from modelplane.resources.rollout import RolloutRequest
 from modelplane.resources.strategy import CanaryStrategy, Strategy
 from tests.controllers.plane import ANA, Plane, open_plane, revision
 
+pytestmark = pytest.mark.slow
+
 V1, V2, V3 = revision("1.0.0"), revision("2.0.0"), revision("3.0.0")
 CANARY = Strategy(canary=CanaryStrategy(min_bake_s=0))
 KEY = ResourceKey("ModelDeployment", "production", "delay")

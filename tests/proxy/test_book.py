@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,6 +12,8 @@ from modelplane.adapters.proxy.xds import CLUSTER, ENDPOINTS
 from modelplane.decisions.routing import Endpoint
 from modelplane.ports.proxy import RouteAck
 from tests.proxy.plans import split_plan
+
+pytestmark = pytest.mark.slow
 
 _DEPLOYMENTS = st.sampled_from(["one", "two"])
 _REPLICA = (Endpoint("r", "unix:/r"),)

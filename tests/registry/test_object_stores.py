@@ -17,6 +17,8 @@ from modelplane.errors import TransientError
 from modelplane.ports.registries import ArtifactUnavailable
 from tests.s3_server import SECRET, S3Server, s3_server
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 
 

@@ -25,6 +25,8 @@ from modelplane.stats.dispersion import (
     update_with_series,
 )
 
+pytestmark = pytest.mark.slow
+
 Counts = NDArray[Any]
 ticks = st.lists(
     st.integers(0, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), max_size=90

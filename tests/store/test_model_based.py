@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,6 +18,8 @@ from modelplane.ports.store import Change, Lease, Transaction
 from modelplane.resources.model import Model
 from modelplane.testing.clock import ManualClock
 from tests.store.stores import ADA, model, open_store
+
+pytestmark = pytest.mark.slow
 
 NAMES = ["a", "b", "c", "d"]
 names = st.sampled_from(NAMES)
