@@ -114,6 +114,20 @@ async def test_an_alias_names_one_version_and_remembers_its_moves(world: World) 
     ]  # fmt: skip
 
 
+async def test_a_version_is_found_by_its_number_and_as_the_latest(world: World) -> None:
+    await world.push("my fraud", "1.0.0")
+    await world.push("my fraud", "1.4.0")
+    for wanted in ("1.4.0", "2", "latest", "1.4"):
+        found = await world.ok("GET", f"/model-versions/my fraud@{wanted}")
+        assert found["metadata"]["name"] == "my fraud@1.4.0"
+    await world.ok("POST", "/model-versions/my fraud@1:alias", {"alias": "old"})
+    assert (await world.store.get(Model, "my fraud")).status.aliases == {"old": "1.0.0"}
+    missing = await world.call("GET", "/model-versions/my fraud@3.0.0")
+    assert (missing.status_code, missing.json()["hint"]) == (404, "there are: 1.0.0, 1.4.0")
+    nameless = await world.call("GET", "/model-versions/fraud")
+    assert (nameless.status_code, nameless.json()["hint"]) == (404, "write it MODEL@VERSION")
+
+
 async def test_a_deleted_version_loses_its_aliases(world: World) -> None:
     await world.push("fraud", "1.0.0")
     await world.ok("POST", "/model-versions/fraud@1.0.0:alias", {"alias": "champion"})

@@ -22,7 +22,6 @@ from modelplane.decisions.imports import (
     copied_version,
     follow_tags,
     follow_version,
-    free_version,
     identify,
     make_version,
     mark_gone,
@@ -32,6 +31,7 @@ from modelplane.decisions.imports import (
     to_requirements,
     to_signature,
 )
+from modelplane.decisions.registration import free_version
 from modelplane.errors import Conflict
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model, ModelVersion

@@ -18,12 +18,12 @@ from modelplane.decisions.mlflow_changes import (
     create_model,
     create_version,
     move_to_stage,
-    next_version,
     remove_model,
     rename_model,
 )
 from modelplane.decisions.mlflow_registry import STAGES, MlflowError, check_new_name, show_version
 from modelplane.decisions.mlflow_sources import check_source
+from modelplane.decisions.registration import free_version
 from modelplane.resources.meta import Subject, check_model_name
 from modelplane.resources.model import Model, ModelVersion
 
@@ -48,7 +48,7 @@ def register(name: str, count: int, names: set[str]) -> tuple[Model, list[ModelV
 @given(number=st.integers(1, 9), used=st.sets(st.integers(0, 8)))
 def test_a_semantic_version_is_used_once(number: int, used: set[int]) -> None:
     names = {f"fraud@{number}.0.{patch}" for patch in used}
-    found = next_version("fraud", number, names)
+    found = free_version("fraud", number, names)
     assert f"fraud@{found}" not in names
     assert found == f"{number}.0.{min(set(range(10)) - used)}"
 

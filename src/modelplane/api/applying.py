@@ -13,7 +13,6 @@ from modelplane.api.answers import AnyResource
 from modelplane.api.bodies import parse_part
 from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied, apply_deployment, load_environment
-from modelplane.api.registry import find_model
 from modelplane.decisions.admission import Asked, Result, admit_plain
 from modelplane.decisions.aliases import Mover, drop_version
 from modelplane.decisions.registration import bury_version
@@ -24,6 +23,7 @@ from modelplane.decisions.whole_state import (
     check_model_unused,
 )
 from modelplane.errors import Conflict, FieldError, InvalidResource
+from modelplane.ports.models import load_model
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
@@ -82,7 +82,7 @@ async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_ru
         await _check(context.store, declared, existing)
         result, merged = admit_plain(declared, existing)
         if existing is None and isinstance(merged, Model):
-            before = await find_model(context.store, key.name)
+            before = await load_model(context.store, key.name)
             merged = merged.with_status(moves=before.status.moves)
         transaction = Transaction(asked.subject, asked.reason)
         if result == "created":

@@ -142,6 +142,23 @@ async def load_version(store: Store, model: str, wanted: str) -> ModelVersion:
     return resolve_version(model, versions, wanted)
 
 
+async def find_version(store: Store, name: str) -> ModelVersion:
+    """Return a version by its name; its number or ``latest`` may stand for the version in it.
+
+    Raises
+    ------
+    NotFound
+        No such version; says which there are.
+    """
+    found = await store.find(ModelVersion, name)
+    if found is not None:
+        return found
+    model, at, wanted = name.rpartition("@")
+    if not at:
+        raise NotFound(f"{name[:80]!r} names no version", hint="write it MODEL@VERSION")
+    return await load_version(store, model, wanted)
+
+
 async def _load_situation(
     store: Store, environment: Environment, name: str, version: ModelVersion
 ) -> Situation:

@@ -15,6 +15,7 @@ from modelplane.api.access import Context
 from modelplane.api.answers import AnyResource, EncodedResources, part_response, show
 from modelplane.api.applying import apply, delete, read_declared, report_status
 from modelplane.api.bodies import parse_object, read_body
+from modelplane.api.deployments import find_version
 from modelplane.api.listing import add_listing
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
@@ -50,7 +51,11 @@ def _add_getting(routes: Routes, context: Context, kind: type[AnyResource]) -> N
     async def get(request: Request, name: str, environment: EnvironmentQuery = None) -> Response:
         key = _key(kind, name, environment)
         await context.admit(request, "get", name_of_kind, key.environment)
-        found: AnyResource = await context.store.get(kind, name, key.environment)
+        found: AnyResource
+        if kind is ModelVersion:
+            found = await find_version(context.store, name)
+        else:
+            found = await context.store.get(kind, name, key.environment)
         if isinstance(found, Rollout) and not found.finished:
             evidence = await context.store.evidence([found.metadata.uid])
             found = show_judgement(found, read_judgement(evidence.get(found.metadata.uid)))

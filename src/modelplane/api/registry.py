@@ -16,7 +16,7 @@ from modelplane.api.access import Context
 from modelplane.api.actions import read_action
 from modelplane.api.bodies import parse_object, parse_part, read_body
 from modelplane.api.committing import commit
-from modelplane.api.deployments import Applied
+from modelplane.api.deployments import Applied, find_version
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.aliases import (
@@ -24,7 +24,6 @@ from modelplane.decisions.aliases import (
     Mover,
     aliases_of,
     check_alias,
-    continue_history,
     move_alias,
 )
 from modelplane.decisions.corrections import correct_version
@@ -39,10 +38,9 @@ from modelplane.decisions.registration import (
 )
 from modelplane.decisions.registry_check import label_of
 from modelplane.errors import Conflict, FieldError, InvalidResource, NotFound
+from modelplane.ports.models import load_model
 from modelplane.ports.store import Store, Transaction
-from modelplane.resources.meta import Metadata
 from modelplane.resources.model import (
-    AliasMove,
     Correction,
     Model,
     ModelVersion,
@@ -113,7 +111,7 @@ async def register(context: Context, wanted: Push, asked: Asked) -> Applied:
     name, blobs = f"{spec.model}@{spec.version}", context.dependencies.blobs
 
     async def prepare() -> tuple[Transaction, Registration]:
-        model = await find_model(context.store, spec.model)
+        model = await load_model(context.store, spec.model)
         await refuse_watched(context.store, model)
         before = await context.store.find(ModelVersion, name)
         linked = link_datasets(spec.datasets, await context.catalog.current(), asked.subject.name)
@@ -149,15 +147,6 @@ async def refuse_watched(store: Store, model: Model) -> None:
             f"versions of {model.metadata.name!r} come from the source {source!r}",
             hint="register it there, or push under another model's name",
         )
-
-
-async def find_model(store: Store, name: str) -> Model:
-    """Return a model as it is stored, or a new one of that name that is not stored yet."""
-    found = await store.find(Model, name)
-    if found is not None:
-        return found
-    moves, _ = await store.list(AliasMove, prefix=f"{name}@")
-    return continue_history(Model(metadata=Metadata(name=name)), moves)
 
 
 async def _complete(context: Context, wanted: Push) -> ModelVersionSpec:
@@ -202,10 +191,10 @@ async def change_version(
     store = context.store
 
     async def prepare() -> tuple[Transaction, tuple[ModelVersion, Model]]:
-        version = await store.get(ModelVersion, name)
+        version = await find_version(store, name)
         if version.status.deleted_at is not None:
             raise NotFound(f"{name} was deleted")
-        model = await find_model(store, version.spec.model)
+        model = await load_model(store, version.spec.model)
         transaction = Transaction(asked.subject, asked.reason)
         if verb == "alias":
             moved = _move(model, version, body, asked)

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
-from modelplane.decisions.aliases import Mover, continue_history
+from modelplane.decisions.aliases import Mover
 from modelplane.decisions.serving import (
     Place,
     Step,
@@ -23,10 +23,11 @@ from modelplane.decisions.serving import (
     unrecorded_steps,
 )
 from modelplane.ports.clock import Clock
+from modelplane.ports.models import load_model
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
-from modelplane.resources.meta import Metadata, Resource, ResourceKey, Subject
-from modelplane.resources.model import AliasMove, Model
+from modelplane.resources.meta import Resource, ResourceKey, Subject
+from modelplane.resources.model import Model
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.rollout import Rollout
@@ -99,14 +100,7 @@ class ServingController:
         names |= {rollout.spec.stable.model for rollout in rollouts if rollout.spec.stable}
         if deployment is not None:
             names.add(deployment.spec.model)
-        return {name: await self._load_model(name) for name in sorted(names)}
-
-    async def _load_model(self, name: str) -> Model:
-        found = await self._store.find(Model, name)
-        if found is not None:
-            return found
-        moves, _ = await self._store.list(AliasMove, prefix=f"{name}@")
-        return continue_history(Model(metadata=Metadata(name=name)), moves)
+        return {name: await load_model(self._store, name) for name in sorted(names)}
 
     async def _mover(self, step: Step, key: ResourceKey) -> Mover:
         now = self._clock.now()

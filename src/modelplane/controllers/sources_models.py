@@ -22,7 +22,7 @@ from modelplane.controllers.sources_state import (
     fingerprint,
 )
 from modelplane.controllers.sources_writing import AliasSynchronizer
-from modelplane.decisions.aliases import Mover, continue_history, drop_version
+from modelplane.decisions.aliases import Mover, drop_version
 from modelplane.decisions.datasets import link_datasets
 from modelplane.decisions.external import ExternalModel, ExternalVersion
 from modelplane.decisions.imports import (
@@ -37,10 +37,11 @@ from modelplane.decisions.imports import (
 from modelplane.decisions.registration import bury_version, count_version
 from modelplane.errors import Conflict, ModelplaneError
 from modelplane.ports.clock import Clock
+from modelplane.ports.models import load_model
 from modelplane.ports.registries import SourceRefused, SourceUnavailable
 from modelplane.ports.store import Store, Transaction
-from modelplane.resources.meta import Metadata, Subject
-from modelplane.resources.model import AliasMove, Model, ModelVersion
+from modelplane.resources.meta import Subject
+from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.model_source import ModelSource
 from modelplane.resources.promotion import Promotion
@@ -191,7 +192,7 @@ class ModelSynchronizer:
     ) -> None:
         """Take over the versions that are not here, newest first, a few at a time."""
         name = external.name
-        model = await self._model(name)
+        model = await load_model(self._store, name)
         ours = await self._versions(name)
         plan = plan_model(model, ours, external, theirs, state.name)
         done.is_open |= any(not version.is_ready for version in theirs)
@@ -247,7 +248,7 @@ class ModelSynchronizer:
                 return Transaction(SUBJECT)
             taken.add(known.metadata.name)
         name = version.model
-        model = await self._model(name)
+        model = await load_model(self._store, name)
         await self.check(state, name, model)
         transaction = self._transaction(f"registered in {state.name}")
         datasets = await load_datasets(self._store, made.spec.datasets)
@@ -270,7 +271,7 @@ class ModelSynchronizer:
         """Follow tags, descriptions and stages, and bury what was deleted there."""
         name = external.name
         ours = await self._versions(name)
-        stored = await self._model(name)
+        stored = await load_model(self._store, name)
         plan = plan_model(stored, ours, external, theirs, state.name)
         state.counts[name] = sum(version.status.deleted_at is None for version in ours)
         done.is_open |= bool(plan.to_import or plan.vanished)
@@ -282,7 +283,7 @@ class ModelSynchronizer:
             done.wrote = True
 
         async def prepare() -> Transaction:
-            model = await self._model(name)
+            model = await load_model(self._store, name)
             transaction = self._transaction(f"changed in {state.name}")
             followed = follow_model(model, external, state.name)
             if followed != model:
@@ -323,14 +324,6 @@ class ModelSynchronizer:
 
         async with state.lock(spec.model):
             return await self._commit(prepare)
-
-    async def _model(self, name: str) -> Model:
-        """Return a model as it is stored, or a new one that counts on from an older one."""
-        found = await self._store.find(Model, name)
-        if found is not None:
-            return found
-        moves, _ = await self._store.list(AliasMove, prefix=f"{name}@")
-        return continue_history(Model(metadata=Metadata(name=name)), moves)
 
     async def _versions(self, model: str) -> Sequence[ModelVersion]:
         versions, _ = await self._store.list(ModelVersion, prefix=f"{model}@")

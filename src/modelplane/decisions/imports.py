@@ -20,7 +20,7 @@ from modelplane.decisions.external import (
     ExternalRun,
     ExternalVersion,
 )
-from modelplane.decisions.registration import MODEL_LABEL
+from modelplane.decisions.registration import MODEL_LABEL, free_version
 from modelplane.errors import Conflict
 from modelplane.resources.meta import Condition, Metadata, check_model_name, set_condition
 from modelplane.resources.model import (
@@ -218,20 +218,6 @@ def follow_tags(
     taken = {key: value for key, value in theirs.items() if not key.startswith(OWN_TAGS)}
     local = {key: value for key, value in ours.items() if key not in from_source}
     return {**local, **taken}, tuple(sorted(taken))
-
-
-def free_version(model: str, number: int, taken: Collection[str]) -> str:
-    """Return the semantic version of version `number`: N.0.0, or the next free patch.
-
-    Examples
-    --------
-    >>> free_version("fraud", 3, {"fraud@3.0.0", "fraud@3.0.1"})
-    '3.0.2'
-    """
-    patch = 0
-    while f"{model}@{number}.0.{patch}" in taken:
-        patch += 1
-    return f"{number}.0.{patch}"
 
 
 def make_version(

@@ -32,6 +32,7 @@ from modelplane.decisions.registration import (
     await_files,
     bury_version,
     count_version,
+    free_version,
     register_version,
 )
 from modelplane.errors import Conflict
@@ -143,7 +144,7 @@ def create_version(
         **{
             **record,
             "model": name,
-            "version": next_version(name, number, names),
+            "version": free_version(name, number, names),
             "source": record["source"] if record else new.source,
             "training": copied_from.with_(run_id=new.run_id or UNKNOWN),
             "registered_at": now,
@@ -160,14 +161,6 @@ def create_version(
     return registered.with_status(changed_at=now), count_version(model, number).with_status(
         changed_at=now
     )
-
-
-def next_version(model: str, number: int, names: Collection[str]) -> str:
-    """Return the semantic version of a new number: N.0.0, or the next patch that was never used."""
-    patch = 0
-    while f"{model}@{number}.0.{patch}" in names:
-        patch += 1
-    return f"{number}.0.{patch}"
 
 
 def check_registered_here(model: Model) -> None:
@@ -340,7 +333,7 @@ def _under(
     """Return the record of `version` under another model's name."""
     spec, semantic = version.spec, version.spec.version
     if f"{model}@{semantic}" in names:
-        semantic = next_version(model, spec.number, names)
+        semantic = free_version(model, spec.number, names)
     unique = version_id(model, semantic, spec.artifact.digest) if spec.artifact else ""
     moved = spec.with_(model=model, version=semantic, id=unique, registered_at=created_at(version))
     labels = {**version.metadata.labels, MODEL_LABEL: model}

@@ -7,7 +7,7 @@ never change; tags, description and aliases do, aliases with their history.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -170,6 +170,20 @@ def change_tags(version: ModelVersion, changes: Mapping[str, str | None]) -> Mod
     """Return `version` with tags set, and those given as None removed."""
     merged: dict[str, str | None] = {**version.status.tags, **changes}
     return version.with_status(tags={k: v for k, v in merged.items() if v is not None})
+
+
+def free_version(model: str, number: int, taken: Collection[str]) -> str:
+    """Return the semantic version of version `number`: N.0.0, or the next free patch.
+
+    Examples
+    --------
+    >>> free_version("fraud", 3, {"fraud@3.0.0", "fraud@3.0.1"})
+    '3.0.2'
+    """
+    patch = 0
+    while f"{model}@{number}.0.{patch}" in taken:
+        patch += 1
+    return f"{number}.0.{patch}"
 
 
 def count_version(model: Model, number: int) -> Model:

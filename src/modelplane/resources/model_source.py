@@ -6,23 +6,33 @@ never written here: `STATE/secrets/NAME`, or the variable `MODELPLANE_SECRET_NAM
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from modelplane.resources.meta import Condition, Name, Part, Resource
 from modelplane.resources.quantities import Duration
+
+
+def _check_address(text: str) -> str:
+    if re.fullmatch(r"https?://[^\s@?#]+", text):
+        return text
+    raise ValueError(
+        "must be an address like http://mlflow:5000, without user, password and query; "
+        "secrets are named in token, or username and password"
+    )
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
 
 
 class ModelSourceSpec(Part):
     """Where it is, how to be let in, and what to take."""
 
     type: Literal["mlflow"] = Field(default="mlflow", description="What it is.")
-    url: str = Field(
-        pattern=r"^https?://[^\s@?#]+$",
-        description="Such as http://mlflow:5000; without user and password.",
-    )
+    url: Address = Field(description="Such as http://mlflow:5000; without user and password.")
     token: Name | None = Field(default=None, description="Name of the secret: a bearer token.")
     username: str | None = Field(
         default=None, description="For HTTP basic authentication, with `password`."
@@ -40,9 +50,8 @@ class ModelSourceSpec(Part):
     webhook_secret: Name | None = Field(
         default=None, description="Name of the secret that signs its webhooks; absent: none taken."
     )
-    webhook_url: str | None = Field(
+    webhook_url: Address | None = Field(
         default=None,
-        pattern=r"^https?://[^\s@?#]+$",
         description="This API as the registry reaches it; given, the webhook is registered there.",
     )
     write_back: bool = Field(
