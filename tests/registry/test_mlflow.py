@@ -52,7 +52,9 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def registry(server: Server) -> AsyncIterator[MlflowRegistry]:
-    made = MlflowRegistry(server.url, Credentials(token=SECRET), 5.0, max_artifact_bytes=1000)
+    token = Credentials(token=SECRET)
+    roots = ("gs://bucket",)
+    made = MlflowRegistry(server.url, token, 5.0, roots=roots, max_artifact_bytes=1000)
     yield made
     await made.close()
 
@@ -335,7 +337,7 @@ async def test_local_files_are_read_only_below_allowed_folders(
         path.mkdir(parents=True)
     (allowed / "model" / "model.skops").write_bytes(b"model")
     (outside / "secret").write_bytes(b"secret")
-    registry = MlflowRegistry(server.url, Credentials(), 5.0, local_folders=(str(allowed),))
+    registry = MlflowRegistry(server.url, Credentials(), 5.0, roots=(str(allowed),))
     files = await registry.download(version(f"file://{allowed}/model"), into)
     assert files == ExternalFiles(format="skops", flavour="skops")
     assert (into / "model.skops").read_bytes() == b"model"

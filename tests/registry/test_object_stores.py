@@ -41,8 +41,14 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-async def registry() -> AsyncIterator[MlflowRegistry]:
-    made = MlflowRegistry("http://127.0.0.1:9", Credentials(), 5.0, max_artifact_bytes=1000)
+async def registry(bucket: str) -> AsyncIterator[MlflowRegistry]:
+    made = MlflowRegistry(
+        "http://127.0.0.1:9",
+        Credentials(),
+        5.0,
+        roots=(f"s3://{bucket}/", "s3://nobody-made-this"),
+        max_artifact_bytes=1000,
+    )
     yield made
     await made.close()
 

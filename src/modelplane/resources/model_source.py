@@ -57,9 +57,10 @@ class ModelSourceSpec(Part):
     write_back: bool = Field(
         default=True, description="Whether aliases and tags are written there on promotion."
     )
-    local_artifacts: tuple[str, ...] = Field(
+    artifact_roots: tuple[str, ...] = Field(
         default=(),
-        description="Folders of the control plane's machine that artifacts may be read from.",
+        description="Where files may be read from besides the registry's own store, with the "
+        "control plane's rights: its own folders, and addresses such as s3://bucket/prefix.",
     )
 
 

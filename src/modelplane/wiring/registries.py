@@ -75,7 +75,7 @@ def _make_connect(settings: Settings, secret: Callable[[str], str | None]) -> Co
             spec.url,
             credentials,
             spec.timeout_s,
-            local_folders=spec.local_artifacts,
+            roots=spec.artifact_roots,
             max_artifact_bytes=settings.max_artifact_bytes,
         )
 

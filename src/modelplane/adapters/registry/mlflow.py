@@ -60,8 +60,8 @@ class MlflowRegistry:
         How to be let in.
     timeout_s
         How long one request may take.
-    local_folders
-        Folders of this machine that artifacts may be read from.
+    roots
+        What artifacts may be read from besides: folders, addresses in object stores.
     max_artifact_bytes
         Largest version that is taken.
     """
@@ -72,11 +72,11 @@ class MlflowRegistry:
         credentials: Credentials,
         timeout_s: float,
         *,
-        local_folders: tuple[str, ...] = (),
+        roots: tuple[str, ...] = (),
         max_artifact_bytes: int = 10 * 2**30,
     ) -> None:
         self._http = MlflowHttp(url, credentials, timeout_s)
-        self._files = ArtifactReader(self._http, local_folders, max_artifact_bytes)
+        self._files = ArtifactReader(self._http, roots, max_artifact_bytes)
 
     async def models(self) -> Sequence[ExternalModel]:
         """Return all registered models, without prompts."""

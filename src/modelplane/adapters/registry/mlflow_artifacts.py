@@ -47,15 +47,16 @@ class ArtifactReader:
     ----------
     http
         The server, whose artifact store is read through it.
-    local_folders
-        Folders of this machine that may be read.
+    roots
+        What may be read besides: folders of this machine, addresses in object stores. Whoever
+        registers a version names its URI, and what reads it has the control plane's rights.
     max_bytes
         Of one version's files together.
     """
 
-    def __init__(self, http: MlflowHttp, local_folders: tuple[str, ...], max_bytes: int) -> None:
+    def __init__(self, http: MlflowHttp, roots: tuple[str, ...], max_bytes: int) -> None:
         self._http = http
-        self._local_folders = local_folders
+        self._roots = roots
         self._max_bytes = max_bytes
 
     async def copy(self, uri: str, into: Path) -> None:
@@ -173,11 +174,18 @@ class ArtifactReader:
         """Return where `path` really lies, which must be below an allowed folder."""
         real = path.resolve()
         if path.is_absolute() and any(
-            real.is_relative_to(Path(folder).resolve()) for folder in self._local_folders
+            real.is_relative_to(Path(root).resolve()) for root in self._roots if "://" not in root
         ):
             return real
-        hint = "name the folder in spec.localArtifacts if it may be read"
-        raise _refused(f"the files are at {path}, which may not be read here", hint=hint)
+        raise _not_allowed(str(path))
+
+    def _check_allowed(self, uri: str) -> None:
+        """Raise `ArtifactUnavailable` unless an address lies below one of the roots."""
+        wanted = uri.replace("s3a://", "s3://", 1).rstrip("/") + "/"
+        roots = (r.replace("s3a://", "s3://", 1).rstrip("/") + "/" for r in self._roots)
+        is_below = any("://" in root and wanted.startswith(root) for root in roots)
+        if not is_below or {"..", "."} & set(wanted.split("/")):
+            raise _not_allowed(uri)
 
     def _copy_file(self, source: Path, target: Path, copied: int) -> int:
         size = source.stat().st_size
@@ -189,6 +197,7 @@ class ArtifactReader:
 
     def _copy_objects(self, uri: str, scheme: str, into: Path) -> None:
         """Copy from an object store; what lets us in there comes from its own configuration."""
+        self._check_allowed(uri)
         package = _OBJECT_STORES[scheme]
         try:
             importlib.import_module(package)
@@ -260,6 +269,11 @@ def _extra(package: str) -> str:
 
 def _refused(message: str, *, hint: str = "") -> ArtifactUnavailable:
     return ArtifactUnavailable("ArtifactRefused", message, hint=hint)
+
+
+def _not_allowed(place: str) -> ArtifactUnavailable:
+    hint = "name the folder or address in spec.artifactRoots if it may be read"
+    return _refused(f"the files are at {place}, which may not be read here", hint=hint)
 
 
 def _missing(message: str) -> ArtifactUnavailable:
