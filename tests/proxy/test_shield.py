@@ -52,7 +52,7 @@ async def test_a_stopped_candidate_costs_no_request(running: Gateway) -> None:
         stable=(stable,),
         candidate=(Endpoint("stop-c", address),),
         weight=2_500,
-        try_timeout_s=0.2,
+        try_timeout_s=1.0,
     )
     assert (await running.publish(plan)).accepted
     async with load(running.config.port, "stopped") as answers:
@@ -75,7 +75,7 @@ async def test_a_candidate_that_never_answers_well_stays_invisible(
     stable = await running.upstream(f"{name}-s")
     candidate = await running.upstream(f"{name}-c", mode)
     plan = split_plan(
-        name, stable=(stable,), candidate=(candidate,), weight=2_500, try_timeout_s=0.1
+        name, stable=(stable,), candidate=(candidate,), weight=2_500, try_timeout_s=0.5
     )
     assert (await running.publish(plan)).accepted
     async with load(running.config.port, name) as answers:
