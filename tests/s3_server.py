@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from moto.server import ThreadedMotoServer
-
 KEY, SECRET = "test-key-id", "test-secret-that-is-nowhere-printed"
 
 
@@ -62,6 +60,9 @@ def s3_server(port: int = 0) -> Iterator[S3Server]:
 
     All servers of one process have the same buckets.
     """
+    # Takes half a second, which only the few tests that run a server should wait for.
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

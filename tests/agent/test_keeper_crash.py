@@ -241,6 +241,20 @@ async def test_a_descendant_outlives_a_killed_waiter_no_more_than_its_child(
     await until(lambda: not is_running(process.pid))
 
 
+@pytest.mark.parametrize("milliseconds", range(10))
+async def test_one_that_is_just_executing_a_program_does_not_escape(
+    tmp_path: Path, keeper: LinuxProcesses, milliseconds: int
+) -> None:
+    again = tmp_path / "again"
+    again.write_text('exec /bin/sh "$0"\n')
+    process = await keeper.start(child(tmp_path, f"exec /bin/sh {again}"))
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    await asyncio.sleep(milliseconds / 1000)
+    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
+    await keeper.wait("child")
+    await until(lambda: not is_running(process.pid))
+
+
 async def test_only_the_given_variables_are_passed_on(
     tmp_path: Path, keeper: LinuxProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,12 +6,15 @@ Each route calls `Context.admit` first; whoever forgets is caught by a test that
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
+from modelplane.api.answers import EncodedResources
+from modelplane.api.bodies import parse_object, read_body
 from modelplane.api.catalog import Catalog
+from modelplane.api.deliveries import Deliveries
 from modelplane.api.dependencies import ApiDependencies
 from modelplane.api.identity import Identities
 from modelplane.decisions.authorization import Refused, Verb, authorize
@@ -23,11 +26,13 @@ from modelplane.resources.meta import Part, Subject
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every route has at hand."""
+    """What every route has at hand, and the only place where one application keeps state."""
 
     dependencies: ApiDependencies
     identities: Identities
     catalog: Catalog
+    encoded: EncodedResources = field(default_factory=EncodedResources)
+    deliveries: Deliveries = field(default_factory=Deliveries)
 
     @property
     def store(self) -> Store:
@@ -67,6 +72,19 @@ class Context:
         if isinstance(decision, Refused):
             raise Forbidden(f"{decision.message} (rule {decision.rule})")
         return subject
+
+    async def read_object(self, request: Request) -> dict[str, Any]:
+        """Return the JSON object that `request` carries; raises as `read_body` and `parse_object`
+        do.
+        """
+        limits = self.dependencies.limits
+        return parse_object(await read_body(request, limits.json_bytes, limits.idle_timeout_s))
+
+
+def context_of(request: Request) -> Context:
+    """Return the context of the application that answers `request`."""
+    context: Context = request.app.state.context
+    return context
 
 
 def _check_query(request: Request) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from modelplane.api.access import Context
-from modelplane.api.bodies import parse_object, read_body, take_fields
+from modelplane.api.access import Context, context_of
+from modelplane.api.bodies import take_fields
 from modelplane.api.deployments import ask_of_rollout, load_deployment, promote, undo
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
@@ -34,20 +34,19 @@ async def read_action(
     context: Context, request: Request, subject: Subject, **fields: type
 ) -> tuple[dict[str, Any], Asked]:
     """Return an action's body, and who asks for it and why."""
-    limits = context.dependencies.limits
-    body = await read_body(request, limits.json_bytes, limits.idle_timeout_s)
-    taken = take_fields(parse_object(body), reason=str, **fields)
+    taken = take_fields(await context.read_object(request), reason=str, **fields)
     reason = taken.pop("reason", "")
     return taken, Asked(subject, context.dependencies.clock.now(), reason[:2000])
 
 
-def add_action_routes(routes: Routes, context: Context) -> None:
+def add_action_routes(routes: Routes) -> None:
     """Add the actions on deployments and rollouts."""
 
     async def act(
         request: Request, name: str, verb: str, environment: EnvironmentQuery = None
     ) -> Response:
         """Promote a version; pause, resume, promote-rollout or roll back its rollout; undo."""
+        context = context_of(request)
         subject = await context.admit(request, "act", "ModelDeployment", environment)
         place = environment or DEFAULT_ENVIRONMENT
         if verb == "promote":
@@ -72,6 +71,7 @@ def add_action_routes(routes: Routes, context: Context) -> None:
         request: Request, name: str, verb: str, environment: EnvironmentQuery = None
     ) -> Response:
         """Pause, resume, promote or roll back."""
+        context = context_of(request)
         subject = await context.admit(request, "act", "Rollout", environment)
         verbs: dict[str, RolloutVerb] = {value: value for value in _ROLLOUT_VERBS.values()}
         if verb not in verbs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from modelplane.api import problems
 from modelplane.api.access import Context
@@ -54,26 +56,33 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         redoc_url=None,
         middleware=[Middleware(Gate, dependencies, RequestCounts(registry))],
     )
-    app.state.catalog = context.catalog
+    app.state.context = context
     problems.install(app)
     add_mlflow_routes(app, context)
-    routes = Routes(app)
-    # Routes with a fixed ending come before those whose name would take it in.
-    add_telemetry_routes(routes, context)
-    add_audit_routes(routes, context)
-    add_artifact_routes(routes, context)
-    add_registry_routes(routes, context)
-    add_dataset_routes(routes, context)
-    add_lineage_routes(routes, context)
-    add_history_routes(routes, context)
-    add_publishing_routes(Routes(app, "/v1"), context)
-    add_token_routes(routes, context)
-    add_webhook_routes(routes, context)
-    add_action_routes(routes, context)
-    add_kind_routes(routes, context)
+    app.router.routes.extend(_routes())
     _add_probes(app, context, registry)
     _describe_tokens(app)
     return app
+
+
+@cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """Return modelplane's own surface: stateless, and so the same for every application."""
+    routes = Routes()
+    # Routes with a fixed ending come before those whose name would take it in.
+    add_telemetry_routes(routes)
+    add_audit_routes(routes)
+    add_artifact_routes(routes)
+    add_registry_routes(routes)
+    add_dataset_routes(routes)
+    add_lineage_routes(routes)
+    add_history_routes(routes)
+    add_publishing_routes(routes)
+    add_token_routes(routes)
+    add_webhook_routes(routes)
+    add_action_routes(routes)
+    add_kind_routes(routes)
+    return tuple(routes.all)
 
 
 def _add_probes(app: FastAPI, context: Context, registry: CollectorRegistry) -> None:

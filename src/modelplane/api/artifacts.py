@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from modelplane.api.access import Context
+from modelplane.api.access import Context, context_of
 from modelplane.api.actions import read_action
 from modelplane.api.answers import json_response
 from modelplane.api.bodies import stream_body
@@ -45,14 +45,15 @@ GraceQuery = Annotated[
 ]
 
 
-def add_artifact_routes(routes: Routes, context: Context) -> None:
+def add_artifact_routes(routes: Routes) -> None:
     """Add the routes of artifacts."""
-    blobs, limits = context.dependencies.blobs, context.dependencies.limits
 
     async def put(request: Request, digest: str) -> Response:
         """Store a tree of files, sent as a tar stream; its digest must be the one in the path."""
+        context = context_of(request)
         await context.admit(request, "upload", "Artifact")
         check_digest(digest, "path.digest")
+        limits, blobs = context.dependencies.limits, context.dependencies.blobs
         body = stream_body(request, limits.artifact_bytes, limits.idle_timeout_s)
         stored = await blobs.find(digest)
         if stored is not None:
@@ -63,18 +64,20 @@ def add_artifact_routes(routes: Routes, context: Context) -> None:
 
     async def get(request: Request, digest: str) -> Response:
         """Return the tree as a tar stream."""
+        context = context_of(request)
         await context.admit(request, "download", "Artifact")
         check_digest(digest, "path.digest")
-        stream = blobs.read(digest)
+        stream = context.dependencies.blobs.read(digest)
         # The first piece tells whether it is there and whole, while a status can still say so.
         first = await anext(stream, b"")
         return StreamingResponse(_chain(first, stream), media_type=TAR)
 
     async def head(request: Request, digest: str) -> Response:
         """Say whether it is stored."""
+        context = context_of(request)
         await context.admit(request, "download", "Artifact")
         check_digest(digest, "path.digest")
-        stored = await blobs.find(digest)
+        stored = await context.dependencies.blobs.find(digest)
         if stored is None:
             raise NotFound(f"no artifact {digest} is stored")
         return Response(headers={"x-size-bytes": str(stored.size_bytes)}, media_type=TAR)
@@ -82,25 +85,25 @@ def add_artifact_routes(routes: Routes, context: Context) -> None:
     for method, endpoint in (("PUT", put), ("GET", get), ("HEAD", head)):
         name = f"{method.lower()}Artifact"
         routes.add(method, "/artifacts/{digest}", endpoint, tag="Artifact", operation_id=name)
-    _add_listing(routes, context)
-    _add_checking(routes, context)
+    _add_listing(routes)
+    _add_checking(routes)
 
 
-def _add_listing(routes: Routes, context: Context) -> None:
-    blobs = context.dependencies.blobs
-
+def _add_listing(routes: Routes) -> None:
     async def list_(request: Request) -> Response:
         """List what is stored, by digest, with the versions that have these files."""
+        context = context_of(request)
         await context.admit(request, "list", "Artifact")
-        trees = await blobs.list()
+        trees = await context.dependencies.blobs.list()
         users = users_by_digest((await context.catalog.current()).versions.values())
         return json_response({"items": [_show(t, users.get(t.digest, ())) for t in trees]})
 
     async def info(request: Request, digest: str) -> Response:
         """Say how large it is and which versions have it."""
+        context = context_of(request)
         await context.admit(request, "get", "Artifact")
         check_digest(digest, "path.digest")
-        stored = await blobs.find(digest)
+        stored = await context.dependencies.blobs.find(digest)
         if stored is None:
             raise NotFound(f"no artifact {digest} is stored")
         users = users_by_digest((await context.catalog.current()).versions.values())
@@ -108,9 +111,10 @@ def _add_listing(routes: Routes, context: Context) -> None:
 
     async def verify(request: Request, digest: str) -> Response:
         """Read all of it again and say whether the bytes are those that were stored."""
+        context = context_of(request)
         await context.admit(request, "act", "Artifact")
         check_digest(digest, "path.digest")
-        verified = await blobs.verify(digest)
+        verified = await context.dependencies.blobs.verify(digest)
         return json_response(
             {
                 "digest": digest,
@@ -129,9 +133,10 @@ def _add_listing(routes: Routes, context: Context) -> None:
         routes.add(method, path, endpoint, tag="Artifact", operation_id=name)
 
 
-def _add_checking(routes: Routes, context: Context) -> None:
+def _add_checking(routes: Routes) -> None:
     async def check(request: Request, grace: GraceQuery = DEFAULT_GRACE) -> Response:
         """Compare what is registered with what is stored, without reading the bytes."""
+        context = context_of(request)
         await context.admit(request, "get", "Artifact")
         before = context.dependencies.clock.now() - _read_grace(grace, "query.grace")
         report = await _compare(context, before)
@@ -146,6 +151,7 @@ def _add_checking(routes: Routes, context: Context) -> None:
 
     async def repair(request: Request) -> Response:
         """Write lacking records again, and remove the orphans and stray records named."""
+        context = context_of(request)
         subject = await context.admit(request, "act", "Artifact")
         body, asked = await read_action(context, request, subject, remove=list, grace=str)
         wanted = _read_names(body.get("remove", []))

@@ -9,7 +9,7 @@ from fastapi import Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
-from modelplane.api.access import Context
+from modelplane.api.access import context_of
 from modelplane.api.answers import encode, json_response
 from modelplane.api.routes import Routes
 from modelplane.errors import FieldError, InvalidResource
@@ -21,9 +21,8 @@ _PAGE = 1000
 _LARGEST = 2**63 - 1
 
 
-def add_audit_routes(routes: Routes, context: Context) -> None:
+def add_audit_routes(routes: Routes) -> None:
     """Add the routes of the audit log."""
-    dependencies = context.dependencies
 
     async def read(
         request: Request,
@@ -44,6 +43,7 @@ def add_audit_routes(routes: Routes, context: Context) -> None:
 
         Begins with the oldest, or with `last` shows the newest.
         """
+        context = context_of(request)
         await context.admit(request, "list", "Audit", environment)
         if last is not None and after is not None:
             fault = FieldError("query.last", "cannot be combined with `after`")
@@ -60,16 +60,18 @@ def add_audit_routes(routes: Routes, context: Context) -> None:
 
     async def verify(request: Request) -> Response:
         """Check the whole chain against its signed head; names what was tampered with."""
+        context = context_of(request)
         await context.admit(request, "get", "Audit")
-        return json_response(await dependencies.verify_audit())
+        return json_response(await context.dependencies.verify_audit())
 
     async def export(request: Request) -> Response:
         """Return every record as a JSON line, and the signed head as the last line."""
+        context = context_of(request)
         await context.admit(request, "list", "Audit")
 
         async def lines() -> AsyncIterator[bytes]:
             # The head is read first: what it signs is then surely among the records.
-            head = await dependencies.signed_head()
+            head = await context.dependencies.signed_head()
             after = 0
             while records := await context.store.audit(after, _PAGE):
                 yield b"".join(encode(record) + b"\n" for record in records)

@@ -10,8 +10,8 @@ from fastapi import Request
 from pydantic import Field
 from starlette.responses import Response
 
-from modelplane.api.access import Context
-from modelplane.api.bodies import parse_object, parse_part, read_body
+from modelplane.api.access import Context, context_of
+from modelplane.api.bodies import parse_part
 from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied
 from modelplane.api.routes import Routes
@@ -34,15 +34,14 @@ class PushedData(Part):
     )
 
 
-def add_dataset_routes(routes: Routes, context: Context) -> None:
+def add_dataset_routes(routes: Routes) -> None:
     """Add the route that registers a version of data."""
-    limits = context.dependencies.limits
 
     async def push(request: Request) -> Response:
         """Register a version of data; the same data again changes nothing."""
+        context = context_of(request)
         subject = await context.admit(request, "apply", "DatasetVersion")
-        body = await read_body(request, limits.json_bytes, limits.idle_timeout_s)
-        wanted = parse_part(PushedData, parse_object(body))
+        wanted = parse_part(PushedData, await context.read_object(request))
         asked = Asked(subject, context.dependencies.clock.now())
         return (await _register(context, wanted, asked)).response()
 

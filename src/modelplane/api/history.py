@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from modelplane.api.access import Context
+from modelplane.api.access import context_of
 from modelplane.api.answers import json_response, list_response
 from modelplane.api.routes import Routes
 from modelplane.decisions.history import number_of, parse_moment, read_history, select_moves
@@ -35,7 +35,7 @@ ContinueQuery = Annotated[
 ]
 
 
-def add_history_routes(routes: Routes, context: Context) -> None:
+def add_history_routes(routes: Routes) -> None:
     """Add the route of a model's history."""
 
     async def history(
@@ -49,6 +49,7 @@ def add_history_routes(routes: Routes, context: Context) -> None:
         continue_: ContinueQuery = None,
     ) -> Response:
         """Return the moves, newest first; with `at` what every name named then, and why."""
+        context = context_of(request)
         await context.admit(request, "list", "AliasMove", environment)
         moment = parse_moment(at) if at is not None else None
         moves, version = await context.store.list(AliasMove, prefix=f"{name}@")

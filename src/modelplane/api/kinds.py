@@ -11,10 +11,9 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from modelplane.api.access import Context
-from modelplane.api.answers import AnyResource, EncodedResources, part_response, show
+from modelplane.api.access import context_of
+from modelplane.api.answers import AnyResource, part_response, show
 from modelplane.api.applying import apply, delete, read_declared, report_status
-from modelplane.api.bodies import parse_object, read_body
 from modelplane.api.deployments import find_version
 from modelplane.api.listing import add_listing
 from modelplane.api.routes import Routes
@@ -31,24 +30,24 @@ DryRunQuery = Annotated[bool, Query(alias="dryRun", description="Only say what w
 ReasonQuery = Annotated[str, Query(max_length=2000, description="Why; goes into the audit log.")]
 
 
-def add_kind_routes(routes: Routes, context: Context) -> None:
+def add_kind_routes(routes: Routes) -> None:
     """Add the routes of all kinds."""
-    encoded = EncodedResources()
     for kind in KINDS.values():
-        add_listing(routes, context, kind, encoded)
-        _add_getting(routes, context, kind)
+        add_listing(routes, kind)
+        _add_getting(routes, kind)
         if kind.declared:
-            _add_apply(routes, context, kind)
+            _add_apply(routes, kind)
         if kind.declared or kind is ModelVersion:
-            _add_delete(routes, context, kind)
+            _add_delete(routes, kind)
         if kind.__name__ in AGENT_KINDS:
-            _add_status(routes, context, kind)
+            _add_status(routes, kind)
 
 
-def _add_getting(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
+def _add_getting(routes: Routes, kind: type[AnyResource]) -> None:
     name_of_kind = kind.__name__
 
     async def get(request: Request, name: str, environment: EnvironmentQuery = None) -> Response:
+        context = context_of(request)
         key = _key(kind, name, environment)
         await context.admit(request, "get", name_of_kind, key.environment)
         found: AnyResource
@@ -73,7 +72,7 @@ def _add_getting(routes: Routes, context: Context, kind: type[AnyResource]) -> N
     )
 
 
-def _add_apply(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
+def _add_apply(routes: Routes, kind: type[AnyResource]) -> None:
     async def put(
         request: Request,
         name: str,
@@ -81,9 +80,10 @@ def _add_apply(routes: Routes, context: Context, kind: type[AnyResource]) -> Non
         dry_run: DryRunQuery = False,
         reason: ReasonQuery = "",
     ) -> Response:
+        context = context_of(request)
         place = environment if kind.scoped else None
         subject = await context.admit(request, "apply", kind.__name__, place)
-        declared = read_declared(await _read(context, request), kind, name, environment)
+        declared = read_declared(await context.read_object(request), kind, name, environment)
         # The manifest may name the environment: what counts is where it leads.
         place = declared.metadata.environment
         subject = await context.admit(request, "apply", kind.__name__, place)
@@ -101,13 +101,14 @@ def _add_apply(routes: Routes, context: Context, kind: type[AnyResource]) -> Non
     )
 
 
-def _add_delete(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
+def _add_delete(routes: Routes, kind: type[AnyResource]) -> None:
     async def remove(
         request: Request,
         name: str,
         environment: EnvironmentQuery = None,
         reason: ReasonQuery = "",
     ) -> Response:
+        context = context_of(request)
         key = _key(kind, name, environment)
         subject = await context.admit(request, "delete", kind.__name__, key.environment)
         asked = Asked(subject, context.dependencies.clock.now(), reason)
@@ -124,13 +125,14 @@ def _add_delete(routes: Routes, context: Context, kind: type[AnyResource]) -> No
     )
 
 
-def _add_status(routes: Routes, context: Context, kind: type[AnyResource]) -> None:
+def _add_status(routes: Routes, kind: type[AnyResource]) -> None:
     async def put_status(
         request: Request, name: str, environment: EnvironmentQuery = None
     ) -> Response:
+        context = context_of(request)
         key = _key(kind, name, environment)
         subject = await context.admit(request, "status", kind.__name__, key.environment)
-        body = await _read(context, request)
+        body = await context.read_object(request)
         asked = Asked(subject, context.dependencies.clock.now())
         return part_response(await report_status(context, kind, key, body, asked))
 
@@ -150,11 +152,6 @@ def _key(kind: type[AnyResource], name: str, environment: str | None) -> Resourc
     """Return the key that a path and query name; without an environment the default one."""
     place = (environment or DEFAULT_ENVIRONMENT) if kind.scoped else None
     return ResourceKey(kind.__name__, place, name)
-
-
-async def _read(context: Context, request: Request) -> dict[str, Any]:
-    limits = context.dependencies.limits
-    return parse_object(await read_body(request, limits.json_bytes, limits.idle_timeout_s))
 
 
 def _body_schema(kind: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from modelplane.api.access import Context
+from modelplane.api.access import Context, context_of
 from modelplane.api.answers import json_response, part_response
 from modelplane.api.routes import Routes
 from modelplane.decisions.lineage import MAX_DEPTH, Direction, Lineage, walk_lineage
@@ -36,7 +36,7 @@ DepthQuery = Annotated[
 ]
 
 
-def add_lineage_routes(routes: Routes, context: Context) -> None:
+def add_lineage_routes(routes: Routes) -> None:
     """Add the routes of the lineage graph."""
 
     async def read(
@@ -49,6 +49,7 @@ def add_lineage_routes(routes: Routes, context: Context) -> None:
         depth: DepthQuery = MAX_DEPTH,
     ) -> Response:
         """Return what something came from and what depends on it, as nodes and edges."""
+        context = context_of(request)
         await context.admit(request, "get", "Lineage")
         index = await context.catalog.current()
         return part_response(walk_lineage(index, find_start(index, of), direction, depth))
@@ -73,6 +74,7 @@ def add_lineage_routes(routes: Routes, context: Context) -> None:
         `after` as often as you like, and nothing is missed. A version whose record was completed
         later appears again.
         """
+        context = context_of(request)
         await context.admit(request, "list", "Lineage")
         if of is None:
             return await _follow(context, after or 0, limit, namespace)

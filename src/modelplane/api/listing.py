@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field, create_model
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from modelplane.api.access import Context
-from modelplane.api.answers import AnyResource, EncodedResources, list_response, show
+from modelplane.api.access import Context, context_of
+from modelplane.api.answers import AnyResource, list_response, show
 from modelplane.api.routes import Routes
 from modelplane.api.watching import WatchResponse
 from modelplane.decisions.pages import cut
@@ -71,14 +71,12 @@ class SearchQuery(ListQuery):
     )
 
 
-def add_listing(
-    routes: Routes, context: Context, kind: type[AnyResource], encoded: EncodedResources
-) -> None:
+def add_listing(routes: Routes, kind: type[AnyResource]) -> None:
     """Add the route that lists and watches `kind`."""
     routes.add(
         "GET",
         f"/{kind.plural}",
-        (_searched if kind in SEARCHED else _plain)(context, kind, encoded),
+        (_searched if kind in SEARCHED else _plain)(kind),
         responses={200: {"model": _listing_of(kind)}},
         tag=kind.__name__,
         operation_id=f"list{kind.__name__}",
@@ -99,34 +97,25 @@ def _listing_of(kind: type[AnyResource]) -> type[Part]:
     )
 
 
-def _plain(
-    context: Context, kind: type[AnyResource], encoded: EncodedResources
-) -> Callable[..., Awaitable[Response]]:
+def _plain(kind: type[AnyResource]) -> Callable[..., Awaitable[Response]]:
     async def list_(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
-        return await _answer(context, request, kind, query, encoded)
+        return await _answer(request, kind, query)
 
     return list_
 
 
-def _searched(
-    context: Context, kind: type[AnyResource], encoded: EncodedResources
-) -> Callable[..., Awaitable[Response]]:
+def _searched(kind: type[AnyResource]) -> Callable[..., Awaitable[Response]]:
     async def list_(request: Request, query: Annotated[SearchQuery, Query()]) -> Response:
-        return await _answer(context, request, kind, query, encoded)
+        return await _answer(request, kind, query)
 
     return list_
 
 
-async def _answer(
-    context: Context,
-    request: Request,
-    kind: type[AnyResource],
-    query: ListQuery,
-    encoded: EncodedResources,
-) -> Response:
+async def _answer(request: Request, kind: type[AnyResource], query: ListQuery) -> Response:
+    context = context_of(request)
     if query.watch:
         return await _watch(context, request, kind, query)
-    return await _list(context, request, kind, query, encoded)
+    return await _list(context, request, kind, query)
 
 
 async def _watch(
@@ -152,11 +141,7 @@ async def _watch(
 
 
 async def _list(
-    context: Context,
-    request: Request,
-    kind: type[AnyResource],
-    asked: ListQuery,
-    encoded: EncodedResources,
+    context: Context, request: Request, kind: type[AnyResource], asked: ListQuery
 ) -> Response:
     await context.admit(request, "list", kind.__name__, asked.environment)
     labels = parse_selector(asked.selector)
@@ -189,7 +174,7 @@ async def _list(
         in_plain_order=index is not None,
     )
     shown = [show(resource, index) for resource in page.items]
-    return list_response(kind.__name__, shown, version, page.token, encoded=encoded)
+    return list_response(kind.__name__, shown, version, page.token, encoded=context.encoded)
 
 
 def _is_wanted(resource: AnyResource, environment: str | None, labels: dict[str, str]) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from modelplane.api.access import Context
+from modelplane.api.access import Context, context_of
 from modelplane.api.answers import json_response
-from modelplane.api.bodies import parse_object, read_body, take_fields
+from modelplane.api.bodies import take_fields
 from modelplane.api.deployments import Applied, load_active, load_version, promote_chosen
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
@@ -71,14 +71,14 @@ async def publish(
     return await promote_chosen(context, environment, choose, version.spec.version, asked)
 
 
-def add_publishing_routes(routes: Routes, context: Context) -> None:
+def add_publishing_routes(routes: Routes) -> None:
     """Add the two routes below ``/v1``."""
-    limits = context.dependencies.limits
 
     async def put(request: Request) -> Response:
         """Promote a version; the body is JSON, whatever its content type says."""
+        context = context_of(request)
         subject = await context.admit(request, "act", "ModelDeployment")
-        body = _read_fields(await read_body(request, limits.json_bytes, limits.idle_timeout_s))
+        body = _read_fields(await context.read_object(request))
         environments, _ = await context.store.list(Environment)
         place = choose_environment(body["status"], environments).metadata.name
         subject = await context.admit(request, "act", "ModelDeployment", place)
@@ -89,6 +89,7 @@ def add_publishing_routes(routes: Routes, context: Context) -> None:
 
     async def get(request: Request, name: str) -> Response:
         """Say where a version serves, and what became of its promotions."""
+        context = context_of(request)
         await context.admit(request, "get", "ModelVersion")
         return json_response(await _describe(context, await _find_version(context, {"id": name})))
 
@@ -109,6 +110,7 @@ def add_publishing_routes(routes: Routes, context: Context) -> None:
         "/models",
         put,
         tag="Publishing",
+        prefix="/v1",
         operation_id="publishModel",
         summary="Promote a version to an environment",
         openapi_extra={
@@ -120,14 +122,14 @@ def add_publishing_routes(routes: Routes, context: Context) -> None:
         "/models/{name}",
         get,
         tag="Publishing",
+        prefix="/v1",
         operation_id="getPublishedModel",
         summary="Where a version serves",
     )
 
 
-def _read_fields(body: bytes) -> dict[str, str]:
+def _read_fields(data: dict[str, Any]) -> dict[str, str]:
     """Return the fields of a request to publish, as text and complete."""
-    data = parse_object(body)
     number = data.get("version")
     if isinstance(number, int) and not isinstance(number, bool):
         data["version"] = str(number)

@@ -12,9 +12,9 @@ from fastapi import Request
 from pydantic import Field
 from starlette.responses import Response
 
-from modelplane.api.access import Context
+from modelplane.api.access import Context, context_of
 from modelplane.api.actions import read_action
-from modelplane.api.bodies import parse_object, parse_part, read_body
+from modelplane.api.bodies import parse_part
 from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied, find_version
 from modelplane.api.routes import Routes
@@ -60,20 +60,20 @@ class Push(ModelVersionSpec):
     description: str = Field(default="", max_length=_MAX_DESCRIPTION)
 
 
-def add_registry_routes(routes: Routes, context: Context) -> None:
+def add_registry_routes(routes: Routes) -> None:
     """Add the routes of pushes and of actions on versions."""
-    limits = context.dependencies.limits
 
     async def push(request: Request) -> Response:
         """Register a version whose artifact was uploaded before; repeating it changes nothing."""
+        context = context_of(request)
         subject = await context.admit(request, "apply", "ModelVersion")
-        body = await read_body(request, limits.json_bytes, limits.idle_timeout_s)
-        wanted = parse_part(Push, parse_object(body))
+        wanted = parse_part(Push, await context.read_object(request))
         asked = Asked(subject, context.dependencies.clock.now())
         return (await register(context, wanted, asked)).response()
 
     async def act(request: Request, name: str, verb: str) -> Response:
         """Change the tags, an alias or the description of a version, or correct its record."""
+        context = context_of(request)
         subject = await context.admit(request, "act", "ModelVersion")
         if verb not in _ACTIONS:
             hint = f"it has: {', '.join(_ACTIONS)}"

@@ -10,7 +10,7 @@ from fastapi import Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from modelplane.api.access import Context
+from modelplane.api.access import context_of
 from modelplane.api.answers import json_response, part_response
 from modelplane.api.bodies import read_body
 from modelplane.api.deployments import load_deployment
@@ -23,14 +23,14 @@ from modelplane.resources.traffic_split import SplitVariant, TrafficSplit
 _QUANTILES = {"p50Us": 0.5, "p95Us": 0.95, "p99Us": 0.99}
 
 
-def add_telemetry_routes(routes: Routes, context: Context) -> None:
+def add_telemetry_routes(routes: Routes) -> None:
     """Add the routes of telemetry."""
-    dependencies = context.dependencies
-    limits = dependencies.limits
 
     async def report(request: Request) -> Response:
         """Take one interval of one gateway; one that came before changes nothing."""
+        context = context_of(request)
         await context.admit(request, "report", "Telemetry")
+        limits = context.dependencies.limits
         body = await read_body(request, limits.telemetry_bytes, limits.idle_timeout_s)
         try:
             batch = TelemetryBatch.model_validate_json(body, by_alias=True, by_name=False)
@@ -40,7 +40,7 @@ def add_telemetry_routes(routes: Routes, context: Context) -> None:
                 for fault in error.errors(include_url=False)[:20]
             ]
             raise InvalidResource("not a batch of telemetry", faults) from None
-        return part_response(dependencies.metrics.record(batch))
+        return part_response(context.dependencies.metrics.record(batch))
 
     async def traffic(
         request: Request,
@@ -49,6 +49,8 @@ def add_telemetry_routes(routes: Routes, context: Context) -> None:
         seconds: Annotated[int, Query(ge=1, le=86_400, description="How far back.")] = 60,
     ) -> Response:
         """Return what each live version answered lately, and its model servers' own metrics."""
+        context = context_of(request)
+        dependencies = context.dependencies
         place = environment or DEFAULT_ENVIRONMENT
         await context.admit(request, "get", "ModelDeployment", place)
         deployment = await load_deployment(context.store, name, place)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from fastapi import Request
 from starlette.responses import Response
 
-from modelplane.api.access import Context
+from modelplane.api.access import context_of
 from modelplane.api.actions import read_action
 from modelplane.api.answers import json_response, part_response, show
 from modelplane.api.identity import make_token
@@ -19,11 +19,12 @@ from modelplane.resources.quantities import parse_duration
 from modelplane.resources.token import Token
 
 
-def add_token_routes(routes: Routes, context: Context) -> None:
+def add_token_routes(routes: Routes) -> None:
     """Add the actions on tokens."""
 
     async def act(request: Request, name: str, verb: str) -> Response:
         """Create (body: groups, expiresIn) or revoke a token."""
+        context = context_of(request)
         subject = await context.admit(request, "act", "Token")
         if verb not in {"create", "revoke"}:
             raise NotFound(f"a token has no action {verb[:80]!r}", hint="it has: create, revoke")

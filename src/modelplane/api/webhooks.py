@@ -12,16 +12,16 @@ import hashlib
 import hmac
 import json
 import re
-from collections import OrderedDict
 from datetime import datetime
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
-from modelplane.api.access import Context
+from modelplane.api.access import Context, context_of
 from modelplane.api.answers import json_response
 from modelplane.api.bodies import read_body
+from modelplane.api.deliveries import TOLERANCE_S
 from modelplane.api.routes import Routes
 from modelplane.errors import Conflict, Unauthenticated
 from modelplane.ports.store import Transaction
@@ -30,36 +30,9 @@ from modelplane.resources.model_source import ModelSource
 
 SUBJECT = Subject(name="system:webhooks")
 MAX_BODY_BYTES = 2**20
-TOLERANCE_S = 300.0
-"""How far the time of a delivery may be from ours, seconds."""
-
-_REMEMBERED = 10_000
-_NOTED_EVERY_S = 60.0
 _NOBODY = "-"
 _VERSION_CREATED = ("model_version", "created")
 _DELIVERY = re.compile(r"[\x21-\x7e]{1,200}")
-
-
-class Deliveries:
-    """Delivery ids that were accepted, so that none counts twice; the oldest are forgotten.
-
-    An id older than twice the tolerance could not be accepted again anyway.
-    """
-
-    def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
-
-    def accept(self, source: str, delivery: str, now_s: float) -> bool:
-        """Remember a delivery; return whether it is new."""
-        while self._seen and (
-            len(self._seen) >= _REMEMBERED
-            or next(iter(self._seen.values())) < now_s - 2 * TOLERANCE_S
-        ):
-            self._seen.popitem(last=False)
-        if (source, delivery) in self._seen:
-            return False
-        self._seen[source, delivery] = now_s
-        return True
 
 
 def sign(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
@@ -116,50 +89,37 @@ def read_hint(body: bytes) -> tuple[str | None, int | None]:
     return name, number
 
 
-def add_webhook_routes(routes: Routes, context: Context) -> None:
+def add_webhook_routes(routes: Routes) -> None:
     """Add the route that MLflow's webhooks are sent to."""
-    deliveries = Deliveries()
-    noted: dict[str, float] = {}
-    dependencies = context.dependencies
-    clock = dependencies.clock
 
     async def receive(request: Request, source: str) -> Response:
         """Take a signed event of a watched MLflow server, and look there."""
+        context = context_of(request)
+        dependencies, clock = context.dependencies, context.dependencies.clock
         body = await read_body(request, MAX_BODY_BYTES, dependencies.limits.idle_timeout_s)
         declared = await context.store.find(ModelSource, source)
         name = declared.spec.webhook_secret if declared else None
         secret = dependencies.secret(name) if name else None
         fault = find_fault(request, secret, body, clock.now())
         if fault:
-            await note(declared, fault)
+            await _note(context, declared, fault)
             raise Unauthenticated(
                 f"the webhook is refused: {fault}",
                 hint="the secret there must be the one that spec.webhookSecret names here",
             )
         delivery = request.headers["x-mlflow-delivery-id"]
-        if not deliveries.accept(source, delivery, clock.monotonic_s()):
-            await note(declared, "it was delivered before")
+        if not context.deliveries.accept(source, delivery, clock.monotonic_s()):
+            await _note(context, declared, "it was delivered before")
             raise Conflict(f"the delivery {delivery} was taken before")
         dependencies.wake_source(source, *read_hint(body))
         return json_response({"status": "accepted"}, status=202)
 
-    async def note(declared: ModelSource | None, fault: str) -> None:
-        """Write to the audit log that a webhook was refused, at most once a minute for each."""
-        place = declared.metadata.name if declared else ""
-        now_s = clock.monotonic_s()
-        if now_s - noted.get(place, float("-inf")) < _NOTED_EVERY_S:
-            return
-        noted[place] = now_s
-        transaction = Transaction(SUBJECT)
-        key = ResourceKey("ModelSource", None, place) if declared else None
-        transaction.note("webhook.refused", key, fault=fault)
-        await context.store.commit(transaction)
-
     async def sync(request: Request, name: str) -> Response:
         """Look at a source now instead of at its next poll."""
+        context = context_of(request)
         await context.admit(request, "act", "ModelSource")
         source = await context.store.get(ModelSource, name)
-        dependencies.wake_source(name, None, None)
+        context.dependencies.wake_source(name, None, None)
         return json_response({"result": "asked", "resource": source.to_dict()}, status=202)
 
     described: dict[str, Any] = {"security": []}
@@ -178,3 +138,14 @@ def add_webhook_routes(routes: Routes, context: Context) -> None:
         tag="ModelSource",
         operation_id="syncModelSource",
     )
+
+
+async def _note(context: Context, declared: ModelSource | None, fault: str) -> None:
+    """Write to the audit log that a webhook was refused, at most once a minute for each."""
+    place = declared.metadata.name if declared else ""
+    if not context.deliveries.is_to_note(place, context.dependencies.clock.monotonic_s()):
+        return
+    transaction = Transaction(SUBJECT)
+    key = ResourceKey("ModelSource", None, place) if declared else None
+    transaction.note("webhook.refused", key, fault=fault)
+    await context.store.commit(transaction)

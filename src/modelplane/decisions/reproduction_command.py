@@ -130,7 +130,7 @@ def _option_name(option: str) -> str:
 
 def hide_secrets(text: str, secrets: tuple[str, ...]) -> str:
     """Return text with every secret replaced by ``***``."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, HIDDEN)
+    # The longest first: of one that begins with another, nothing may be left over.
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
     return text

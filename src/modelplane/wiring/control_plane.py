@@ -79,7 +79,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
         app = _make_app(settings, store, metrics, blobs, watching=watching, stopping=stopping)
         async with asyncio.TaskGroup() as group:
             # Nobody's first request should wait until the whole registry has been read.
-            group.create_task(_warm(app.state.catalog))
+            group.create_task(_warm(app.state.context.catalog))
             controllers = group.create_task(_run_controllers(store, metrics, fence, watching))
             await _serve_api(settings, app, listener, stopping)
             controllers.cancel()

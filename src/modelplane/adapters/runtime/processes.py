@@ -333,6 +333,9 @@ class LinuxProcesses:
             return entry
         entry.waiter_pidfd = procfs.open_pidfd(entry.waiter_pid, entry.waiter_start_ticks)
         if entry.waiter_pidfd < 0:
+            entry.pidfd = procfs.open_pidfd(process.pid, entry.start_ticks)
+            self._signal(entry, signal.SIGKILL)
+            self._unwatch(entry)
             procfs.kill_marked(entry.nonce)
             self._note_exit(entry, self._kept_exit(entry))
         return entry
@@ -357,6 +360,8 @@ class LinuxProcesses:
             entry.pidfd = -1
 
     def _ended(self, entry: _Entry) -> None:
+        # By its descriptor first: just while it executes its program it carries no mark.
+        self._signal(entry, signal.SIGKILL)
         self._unwatch(entry)
         procfs.kill_marked(entry.nonce)
         if entry.child is not None:
