@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from modelplane.ports.store import Transaction
+from modelplane.resources.meta import Metadata, Subject
+from modelplane.resources.model import AliasMove, AliasMoveSpec
 from tests.api.world import READER, World
 
 TX = {"name": "tx", "digest": "sha256:1"}
@@ -90,6 +93,38 @@ async def test_the_events_of_one_lineage(world: World) -> None:
     assert {event["job"]["namespace"], event["inputs"][0]["namespace"]} == {"risk-team"}
     both = await world.call("GET", "/lineage/events", of="fraud", after=1)
     assert both.status_code == 422
+
+
+async def move(world: World, number: int, version: str, **changes: Any) -> None:
+    """Record that a deployment of fraud came to serve a version."""
+    fields = {
+        "model": "fraud", "alias": "champion", "environment": "staging", "deployment": "fraud",
+        "after": version, "at": world.clock.now(), "subject": "anna",
+    }  # fmt: skip
+    transaction = Transaction(Subject(name="system:serving"))
+    name = f"fraud@{number:08d}"
+    spec = AliasMoveSpec.model_validate({**fields, **changes})
+    transaction.create(AliasMove(metadata=Metadata(name=name), spec=spec))
+    await world.store.commit(transaction)
+
+
+async def test_collectors_hear_what_went_live_where(world: World) -> None:
+    await world.push("fraud", "1.0.0", datasets=[TX])
+    await world.deploy("fraud", "staging")
+    await move(world, 1, "1.0.0")
+    await move(world, 2, "1.0.0", alias="challenger")
+    await world.push("fraud", "1.1.0")
+    await move(world, 3, "1.1.0")
+    live, trained = "deployments/staging/fraud@1", "models/fraud@1"
+    assert (await events(world))[0] == [
+        f"{trained}.0.0", f"{live}.0.0", f"{trained}.1.0", f"{live}.1.0",
+    ]  # fmt: skip
+    first, after = await events(world, limit=2)
+    assert first == [f"{trained}.0.0", f"{live}.0.0"]
+    assert (await events(world, after=after))[0] == [f"{trained}.1.0", f"{live}.1.0"]
+    # one lineage: only what came of that data, and where
+    assert await events(world, of="dataset/tx@1") == ([f"{trained}.0.0", f"{live}.0.0"], -1)
+    assert await events(world, of="dataset/tx@1", depth=1) == ([f"{trained}.0.0"], -1)
 
 
 async def test_a_reader_may_look(world: World) -> None:

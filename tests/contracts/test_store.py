@@ -252,6 +252,8 @@ class TestAudit:
 
         assert await found(kind="TrafficSplit", environment="staging", name="a") == [3]
         assert await found(kind="Model", name="a") == [1]
+        assert await found(kind=("Model", "TrafficSplit")) == [1, 2, 3, 4]
+        assert await found(kind=["Model"], after=1) == [2]
         assert await found(name="a") == [1, 3, 4]
         assert await found(environment="production") == [4]
         assert await found(name="a", after=1, limit=1) == [3]

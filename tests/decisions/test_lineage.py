@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from modelplane.decisions.datasets import link_datasets
 from modelplane.decisions.lineage import Direction, Lineage, LineageNode, walk_lineage
 from modelplane.decisions.lineage_start import find_start
-from modelplane.decisions.openlineage import run_event
+from modelplane.decisions.openlineage import deployment_event, is_deployment, run_event
 from modelplane.decisions.registry_index import RegistryIndex
 from modelplane.errors import InvalidResource, NotFound
 from modelplane.resources.dataset import DatasetReference
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import (
+    AliasMove,
+    AliasMoveSpec,
     Model,
     ModelStatus,
     ModelVersion,
@@ -380,6 +382,47 @@ def check_event(event: dict[str, Any]) -> None:
         assert {"_producer", "_schemaURL", *required.get(name, ())} <= facet.keys(), name
         assert facet["_schemaURL"].startswith("https://openlineage.io/spec/")
         assert all(value is not None for value in facet.values())
+
+
+def test_what_comes_to_serve_is_an_event_from_the_model_to_the_deployment() -> None:
+    spec = AliasMoveSpec(
+        model="fraud", alias="champion", environment="production", deployment="f",
+        before="1.0.0", after="1.1.0", at=AT, subject="anna", reason="better",
+    )  # fmt: skip
+    first, second = (
+        AliasMove(metadata=Metadata(name=f"fraud@0000000{number}"), spec=spec) for number in (1, 2)
+    )
+    event = deployment_event(first, "risk")
+    check_event(event)
+    assert event["job"] == {**event["job"], "namespace": "risk", "name": "production.f.deployment"}
+    names = {end: one["name"] for end in ("inputs", "outputs") for one in event[end]}
+    assert names == {"inputs": "models/fraud", "outputs": "deployments/production/f"}
+    assert facets_of(event)["version"]["datasetVersion"] == "1.1.0"
+    assert facets_of(event)["modelplane_deployment"]["reason"] == "better"
+    # the model is called as in the event of its training, so that a catalogue joins the two
+    trained = run_event(Registry().push("fraud", "1.1.0"), RegistryIndex(), "risk")
+    assert trained["outputs"][0]["name"] == event["inputs"][0]["name"]
+    assert deployment_event(second)["run"] != event["run"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "tells"),
+    [
+        ({}, True),
+        ({"alias": "challenger"}, False),
+        ({"environment": None, "deployment": None}, False),
+        ({"after": None}, False),
+    ],
+)
+def test_only_what_a_deployment_comes_to_serve_is_told(
+    changes: dict[str, Any], tells: bool
+) -> None:
+    fields = {
+        "model": "m", "alias": "champion", "environment": "staging", "deployment": "m",
+        "after": "1.0.0", "at": AT, "subject": "anna",
+    }  # fmt: skip
+    spec = AliasMoveSpec(**{**fields, **changes})
+    assert is_deployment(AliasMove(metadata=Metadata(name="m@00000001"), spec=spec)) is tells
 
 
 def test_a_version_is_a_run_event() -> None:

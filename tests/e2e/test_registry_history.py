@@ -71,6 +71,11 @@ async def test_what_a_script_published_is_in_the_history(modelplane: Modelplane)
     assert datetime.fromisoformat(now["since"]) == finished_at
     assert modelplane.client.get(Model, "test").status.aliases == {"champion": "2.0.0"}
 
+    told = modelplane.cli("lineage", "test@2.0.0", "-o", "openlineage").stdout.splitlines()
+    live = next(e for e in map(json.loads, told) if e["job"]["name"].endswith(".deployment"))
+    assert live["outputs"][0]["name"] == "deployments/production/test"
+    assert live["run"]["facets"]["modelplane_deployment"]["promotion"] == "test-2"
+
     moves = modelplane.client.history("test")
     os.kill(modelplane.pid("control-plane"), signal.SIGKILL)
     wait_for("another control plane", lambda: modelplane.client.history("test") == moves)

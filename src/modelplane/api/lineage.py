@@ -15,17 +15,19 @@ from modelplane.api.answers import json_response, part_response
 from modelplane.api.routes import Routes
 from modelplane.decisions.lineage import MAX_DEPTH, Direction, Lineage, walk_lineage
 from modelplane.decisions.lineage_start import find_start
-from modelplane.decisions.openlineage import NAMESPACE, run_event
+from modelplane.decisions.openlineage import NAMESPACE, deployment_event, is_deployment, run_event
 from modelplane.decisions.registry_index import RegistryIndex
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.ports.store import AuditRecord
 from modelplane.resources.meta import API_VERSION
+from modelplane.resources.model import AliasMove, ModelVersion
 
 _MOST = 500
 _PAGE = 1000
 _PAGES_READ = 20
 """Of the audit log for one answer; a follower then asks again from where it ended."""
 _LARGEST = 2**63 - 1
+_TOLD_OF = (ModelVersion.__name__, AliasMove.__name__)
 
 DirectionQuery = Annotated[
     Direction, Query(description="`up` to what made it, `down` to what depends on it.")
@@ -68,11 +70,11 @@ def add_lineage_routes(routes: Routes) -> None:
             str, Query(min_length=1, max_length=200, description="Of jobs and datasets.")
         ] = NAMESPACE,
     ) -> Response:
-        """Return OpenLineage run events, one for each model version, in order of registration.
+        """Return OpenLineage run events: one for each model version, and for each that went live.
 
-        With `of` the events of one lineage. Without it all of them, in pages: ask again with
-        `after` as often as you like, and nothing is missed. A version whose record was completed
-        later appears again.
+        With `of` the events of one lineage. Without it all of them in order, in pages: ask again
+        with `after` as often as you like, and nothing is missed. A version whose record was
+        completed later appears again.
         """
         context = context_of(request)
         await context.admit(request, "list", "Lineage")
@@ -83,7 +85,7 @@ def add_lineage_routes(routes: Routes) -> None:
             raise InvalidResource("the events of one lineage come in one page", [fault])
         index = await context.catalog.current()
         lineage = walk_lineage(index, find_start(index, of), direction, depth)
-        return _events_response(_events_of(lineage, index, namespace))
+        return _events_response(await _events_of(context, lineage, index, namespace))
 
     routes.add(
         "GET",
@@ -96,10 +98,24 @@ def add_lineage_routes(routes: Routes) -> None:
     routes.add("GET", "/lineage/events", events, tag="Lineage", operation_id="listLineageEvents")
 
 
-def _events_of(lineage: Lineage, index: RegistryIndex, namespace: str) -> list[dict[str, Any]]:
+async def _events_of(
+    context: Context, lineage: Lineage, index: RegistryIndex, namespace: str
+) -> list[dict[str, Any]]:
+    """Return the events of a lineage: its versions', then those of its deployments with them."""
     names = [node.name for node in lineage.nodes if node.kind == "ModelVersion"]
     versions = [index.versions[name] for name in names if name in index.versions]
-    return [run_event(version, index, namespace) for version in versions]
+    events = [run_event(version, index, namespace) for version in versions]
+    places = {(n.environment, n.name) for n in lineage.nodes if n.kind == "ModelDeployment"}
+    for model in dict.fromkeys(version.spec.model for version in versions) if places else ():
+        moves, _ = await context.store.list(AliasMove, prefix=f"{model}@")
+        events += [
+            deployment_event(move, namespace)
+            for move in moves
+            if is_deployment(move)
+            and (move.spec.environment, move.spec.deployment) in places
+            and f"{model}@{move.spec.after}" in names
+        ]
+    return events
 
 
 async def _follow(context: Context, after: int, limit: int, namespace: str) -> Response:
@@ -109,18 +125,31 @@ async def _follow(context: Context, after: int, limit: int, namespace: str) -> R
     """
     events: dict[str, dict[str, Any]] = {}
     for _ in range(_PAGES_READ):
-        records = await context.store.audit(after, _PAGE, kind="ModelVersion")
+        records = await context.store.audit(after, _PAGE, kind=_TOLD_OF)
         index = await context.catalog.current()
         for record in records:
             after = record.sequence
-            version = index.versions.get(record.name)
-            if version is not None and _tells(record, version.metadata.created_at):
-                events.setdefault(record.name, run_event(version, index, namespace))
+            event = await _event(context, record, index, namespace)
+            if event is not None:
+                events.setdefault(f"{record.kind} {record.name}", event)
                 if len(events) == limit:
                     return _events_response([*events.values()], after)
         if len(records) < _PAGE:
             break
     return _events_response([*events.values()], after)
+
+
+async def _event(
+    context: Context, record: AuditRecord, index: RegistryIndex, namespace: str
+) -> dict[str, Any] | None:
+    """Return the event that an audit record stands for, if it is one that catalogues hear of."""
+    if record.kind == AliasMove.__name__:
+        move = await context.store.find(AliasMove, record.name)
+        return deployment_event(move, namespace) if move and is_deployment(move) else None
+    version = index.versions.get(record.name)
+    if version is None or not _tells(record, version.metadata.created_at):
+        return None
+    return run_event(version, index, namespace)
 
 
 def _tells(record: AuditRecord, created_at: object) -> bool:

@@ -74,7 +74,7 @@ def lineage(
     """Show what something came from and what depends on it.
 
     Data goes into a run, a run makes a model version, a deployment serves it. `-o openlineage`
-    prints one run event a line for each model version.
+    prints a run event a line: one for each model version, one each time it went live.
     """
     if up and down:
         raise InvalidResource("--up and --down together: leave both out to see both")

@@ -1,7 +1,8 @@
-"""Model versions as OpenLineage run events: what trained, on which data, which model came out.
+"""The registry as OpenLineage run events: what trained on which data, and which model serves where.
 
 Called by the API, for catalogues that collect lineage. Pure. Each version is the one output of a
-run that is complete; versions of one run give events of one run id. The form is that of
+run that is complete; versions of one run give events of one run id. Each change of the version
+that a deployment serves is a run too, from the model to the deployment. The form is that of
 https://openlineage.io/spec/2-0-2/OpenLineage.json and of the facets named below.
 """
 
@@ -17,7 +18,7 @@ from modelplane.decisions.datasets import UNKNOWN, has_digest
 from modelplane.decisions.lineage import data_of
 from modelplane.decisions.registry_index import RegistryIndex
 from modelplane.resources.dataset import DatasetReference
-from modelplane.resources.model import ModelVersion, Training
+from modelplane.resources.model import AliasMove, ModelVersion, Training
 
 NAMESPACE = "modelplane"
 PRODUCER = "https://modelplane.dev"
@@ -48,10 +49,13 @@ def run_event(version: ModelVersion, index: RegistryIndex, namespace: str = NAME
         ``datasets/NAME`` and ``models/NAME``, with the places where data lay as symlinks.
     """
     spec = version.spec
-    at = spec.registered_at or version.metadata.created_at
+    output = {
+        "namespace": namespace,
+        "name": f"models/{spec.model}",
+        "facets": _model_facets(version),
+    }
     return {
-        "eventType": "COMPLETE",
-        "eventTime": at.isoformat() if isinstance(at, datetime) else "1970-01-01T00:00:00+00:00",
+        **_head(spec.registered_at or version.metadata.created_at),
         "run": {"runId": run_uuid(version), "facets": _run_facets(spec.training)},
         "job": {
             "namespace": namespace,
@@ -59,13 +63,57 @@ def run_event(version: ModelVersion, index: RegistryIndex, namespace: str = NAME
             "facets": _job_facets(spec.training),
         },
         "inputs": [_input(reference, index, namespace) for reference in spec.datasets],
-        "outputs": [
-            {
-                "namespace": namespace,
-                "name": f"models/{spec.model}",
-                "facets": _model_facets(version),
-            }
-        ],
+        "outputs": [output],
+    }
+
+
+def is_deployment(move: AliasMove) -> bool:
+    """Whether by a move a deployment came to serve a version."""
+    spec = move.spec
+    return spec.alias == "champion" and None not in (spec.environment, spec.after)
+
+
+def deployment_event(move: AliasMove, namespace: str = NAMESPACE) -> Json:
+    """Return the event that says that a deployment came to serve a version.
+
+    Parameters
+    ----------
+    move
+        One for which `is_deployment` holds.
+    namespace
+        As for `run_event`.
+
+    Returns
+    -------
+    dict
+        A ``RunEvent`` of type ``COMPLETE``. The job is ``ENVIRONMENT.DEPLOYMENT.deployment``, the
+        input ``models/NAME``, the output ``deployments/ENVIRONMENT/DEPLOYMENT``, both with the
+        version.
+    """
+    spec = move.spec
+    told = {"subject": spec.subject, "reason": spec.reason, "promotion": spec.promotion}
+    facets = {"version": _version_facet(spec.after or UNKNOWN)}
+    served = f"deployments/{spec.environment}/{spec.deployment}"
+    return {
+        **_head(spec.at),
+        "run": {
+            "runId": str(uuid.uuid5(_RUNS, f"deployment of {move.metadata.name}")),
+            "facets": {"modelplane_deployment": _own_facet("RunFacet", told)},
+        },
+        "job": {
+            "namespace": namespace,
+            "name": f"{spec.environment}.{spec.deployment}.deployment",
+            "facets": {"jobType": _job_type("DEPLOYMENT")},
+        },
+        "inputs": [{"namespace": namespace, "name": f"models/{spec.model}", "facets": facets}],
+        "outputs": [{"namespace": namespace, "name": served, "facets": facets}],
+    }
+
+
+def _head(at: datetime | None) -> Json:
+    return {
+        "eventType": "COMPLETE",
+        "eventTime": at.isoformat() if at is not None else "1970-01-01T00:00:00+00:00",
         "producer": PRODUCER,
         "schemaURL": f"{_EVENT}/RunEvent",
     }
@@ -120,14 +168,7 @@ def _run_facets(training: Training) -> Json:
 
 
 def _job_facets(training: Training) -> Json:
-    facets: Json = {
-        "jobType": _facet(
-            "2-0-3/JobTypeJobFacet",
-            processingType="BATCH",
-            integration="MODELPLANE",
-            jobType="TRAINING",
-        )
-    }
+    facets: Json = {"jobType": _job_type("TRAINING")}
     if training.git_remote != UNKNOWN:
         location = {
             "path": training.directory if training.directory != UNKNOWN else None,
@@ -141,6 +182,12 @@ def _job_facets(training: Training) -> Json:
             **{key: value for key, value in location.items() if value is not None},
         )
     return facets
+
+
+def _job_type(kind: str) -> Json:
+    return _facet(
+        "2-0-3/JobTypeJobFacet", processingType="BATCH", integration="MODELPLANE", jobType=kind
+    )
 
 
 def _input(reference: DatasetReference, index: RegistryIndex, namespace: str) -> Json:

@@ -195,14 +195,14 @@ class Store(Protocol):
         limit: int = 1000,
         *,
         last: int | None = None,
-        kind: str | None = None,
+        kind: str | Sequence[str] | None = None,
         name: str | None = None,
         environment: str | None = None,
     ) -> Sequence[AuditRecord]:
         """Return audit records in order: the first `limit` with a sequence above `after`.
 
-        With `last`, the newest that many instead. `kind`, `name` and `environment` leave out
-        records of other resources.
+        With `last`, the newest that many instead. `kind` (one or several), `name` and
+        `environment` leave out records of other resources.
         """
 
     async def evidence(self, rollout_uids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:

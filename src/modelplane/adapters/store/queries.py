@@ -190,14 +190,18 @@ def read_audit(
     limit: int,
     *,
     last: int | None = None,
-    only: Mapping[str, str | None] = {},
+    only: Mapping[str, str | Sequence[str] | None] = {},
 ) -> list[AuditRecord]:
     """Return the first audit records after `after`, or the `last` newest, in order.
 
-    `only` holds what columns must equal; None is anything.
+    `only` holds what columns must equal, or be one of; None is anything.
     """
     statement = select(audit).where(
-        *(audit.c[column] == value for column, value in only.items() if value is not None)
+        *(
+            audit.c[column] == value if isinstance(value, str) else audit.c[column].in_(value)
+            for column, value in only.items()
+            if value is not None
+        )
     )
     if last is None:
         statement = statement.where(audit.c.sequence > after).order_by(audit.c.sequence)

@@ -243,7 +243,7 @@ class SqliteStore:
         limit: int = 1000,
         *,
         last: int | None = None,
-        kind: str | None = None,
+        kind: str | Sequence[str] | None = None,
         name: str | None = None,
         environment: str | None = None,
     ) -> Sequence[AuditRecord]:
