@@ -128,6 +128,31 @@ async def test_the_files_come_with_what_they_say(plane: Plane) -> None:
     assert await plane.version() == version
 
 
+async def test_a_source_declared_while_the_sources_are_read_is_not_overlooked(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.register()
+    await plane.declare("first", FakeRegistry(trouble=ArtifactUnavailable("ArtifactMissing", "no")))
+    (version,), _ = await plane.store.list(ModelVersion)
+    (first,), _ = await plane.store.list(ModelSource)
+    assert [*plane.controller.keys(version), *plane.controller.keys(first)]
+    read = plane.store.list
+
+    async def list_then_change(kind: Any, *words: Any, **names: Any) -> Any:
+        found = await read(kind, *words, **names)
+        if kind is ModelSource:
+            monkeypatch.undo()
+            await plane.declare("second", FakeRegistry())
+            second = await plane.store.get(ModelSource, "second")
+            assert list(plane.controller.keys(second)) == [version.key]
+        return found
+
+    monkeypatch.setattr(plane.store, "list", list_then_change)
+    await plane.controller.reconcile(version.key)
+    await plane.controller.reconcile(version.key)  # as the change has the loop do
+    assert (await plane.version()).spec.artifact is not None
+
+
 async def test_without_a_source_nothing_is_written_until_one_is_declared(plane: Plane) -> None:
     for number in range(1, 6):
         await plane.register(number)

@@ -66,7 +66,7 @@ class _Connection:
 
 
 class ArtifactController:
-    """Reconciles one version without files at a time.
+    """Reconciles one version without files; several at a time, where the loop does so.
 
     Parameters
     ----------
@@ -97,12 +97,14 @@ class ArtifactController:
         self._fetcher = fetcher
         self._waiting: dict[ResourceKey, _Wait] = {}
         self._sources: Sequence[ModelSource] | None = None
+        self._source_changes = 0
         self._connections: dict[str, _Connection] = {}
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
         """A version that waits for its files; all of them when a source changed."""
         if isinstance(resource, ModelSource):
             self._sources = None
+            self._source_changes += 1
             yield from list(self._waiting)
         elif isinstance(resource, ModelVersion) and _waits(resource):
             # Its own condition changes it too: that is no reason to try again at once.
@@ -137,10 +139,14 @@ class ArtifactController:
 
     async def _load_sources(self) -> Sequence[ModelSource]:
         """Return the sources that are declared; read again only after one changed."""
-        if self._sources is None:
-            self._sources, _ = await self._store.list(ModelSource)
-            await self._forget_others(self._sources)
-        return self._sources
+        if self._sources is not None:
+            return self._sources
+        changes = self._source_changes
+        sources, _ = await self._store.list(ModelSource)
+        if changes == self._source_changes:  # else they may be old; all that wait are woken again
+            self._sources = sources
+            await self._forget_others(sources)
+        return sources
 
     async def _find(self, version: ModelVersion, sources: Sequence[ModelSource]) -> Fetched:
         """Return the version's files, from another version here or from the first source.

@@ -7,7 +7,7 @@ control planes never both act. Knows nothing of any kind's meaning.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,9 +46,13 @@ class Reconciler(Protocol):
 
 @dataclass(slots=True)
 class _Queue:
-    """Keys waiting for one reconciler: each at most once, some only later."""
+    """Keys waiting for one reconciler: each at most once, some only later.
+
+    A key that is being reconciled waits until that is over, when it is added meanwhile.
+    """
 
     ready: dict[ResourceKey, None] = field(default_factory=dict)
+    working: set[ResourceKey] = field(default_factory=set)
     later: dict[ResourceKey, asyncio.TimerHandle] = field(default_factory=dict)
     failures: dict[ResourceKey, int] = field(default_factory=dict)
     wakeup: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,6 +72,22 @@ class _Queue:
             timer.cancel()
         loop = asyncio.get_running_loop()
         self.later[key] = loop.call_later(seconds, self.add, key)
+
+    async def take(self) -> ResourceKey:
+        """Wait for a key that nobody works on; `done` gives it back."""
+        while True:
+            key = next((key for key in self.ready if key not in self.working), None)
+            if key is not None:
+                del self.ready[key]
+                self.working.add(key)
+                return key
+            self.wakeup.clear()
+            await self.wakeup.wait()
+
+    def done(self, key: ResourceKey) -> None:
+        """Take that the work on `key` is over."""
+        self.working.discard(key)
+        self.wakeup.set()
 
 
 class Fence:
@@ -94,7 +114,22 @@ class Fence:
 
 
 class ControllerLoop:
-    """Runs reconcilers over one store until cancelled."""
+    """Runs reconcilers over one store until cancelled.
+
+    Parameters
+    ----------
+    store, clock
+        The ports.
+    reconcilers
+        What is run.
+    fence
+        Told of the lease.
+    holder
+        Who this process is, for the lease.
+    workers
+        How many keys a reconciler may work on at once, by its name; the others on one. It never
+        works twice on one key at once.
+    """
 
     def __init__(
         self,
@@ -104,12 +139,14 @@ class ControllerLoop:
         fence: Fence,
         holder: str,
         clock: Clock,
+        workers: Mapping[str, int] = {},
     ) -> None:
         self._store = store
         self._reconcilers = reconcilers
         self._fence = fence
         self._holder = holder
         self._clock = clock
+        self._workers = workers
         self._queues = {reconciler.name: _Queue() for reconciler in reconcilers}
 
     def wake(self, reconciler: str, key: ResourceKey) -> None:
@@ -122,7 +159,8 @@ class ControllerLoop:
             group.create_task(self._hold_lease(), name="lease")
             group.create_task(self._follow(), name="follow")
             for reconciler in self._reconcilers:
-                group.create_task(self._work(reconciler), name=reconciler.name)
+                for _ in range(self._workers.get(reconciler.name, 1)):
+                    group.create_task(self._work(reconciler), name=reconciler.name)
 
     async def _hold_lease(self) -> None:
         lease: Lease | None = None
@@ -167,18 +205,15 @@ class ControllerLoop:
     async def _work(self, reconciler: Reconciler) -> None:
         queue = self._queues[reconciler.name]
         while True:
-            await self._fence.held.wait()
-            if not queue.ready:
-                queue.wakeup.clear()
-                await queue.wakeup.wait()
-                continue
-            key = next(iter(queue.ready))
-            del queue.ready[key]
+            key = await queue.take()
             try:
+                await self._fence.held.wait()
                 after_s = await reconciler.reconcile(key)
                 queue.failures.pop(key, None)
             except Exception as error:
                 after_s = self._back_off(reconciler.name, queue, key, error)
+            finally:
+                queue.done(key)
             if after_s is not None:
                 queue.add_after(key, after_s)
 

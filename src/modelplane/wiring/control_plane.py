@@ -47,6 +47,7 @@ from modelplane.wiring.state import ensure_first_resources, prepare_state
 
 _log = structlog.get_logger(__name__)
 
+_FETCHES = 4
 GRACE_S = 5
 """How long requests in flight may take when the process stops, seconds."""
 
@@ -156,6 +157,7 @@ async def _run_controllers(
         fence=fence,
         holder=f"{socket.gethostname()}-{os.getpid()}",
         clock=clock,
+        workers={watching.artifacts.name: _FETCHES},  # one large download holds up no other
     )
     analysis = AnalysisController(
         store, metrics, fence, clock, wake=lambda key: loop.wake("rollout", key)
