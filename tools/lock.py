@@ -21,7 +21,8 @@ def lock(upgrade: bool) -> None:
     uv = str(Path(sys.executable).parent / "uv")
     more = ["--upgrade"] if upgrade else []
     groups = ["pyproject.toml", "--extra", "demo", "--group", "build"]
-    everything = [*groups, "--group", "dev", "-o", "requirements-dev.txt", *more]
+    extras = ["--extra", "gates", "--extra", "signing"]
+    everything = [*groups, *extras, "--group", "dev", "-o", "requirements-dev.txt", *more]
     base = [*groups, "--constraint", "requirements-dev.txt", "-o", "requirements.txt"]
     # The real MLflow of the tests has an environment of its own: modelplane needs none of it.
     mlflow = ["--group", "mlflow", "-o", "requirements-mlflow.txt", *more]

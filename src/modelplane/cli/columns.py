@@ -5,16 +5,15 @@ Called by ``get``, ``describe`` and ``status``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar
 
-from modelplane.cli import words
+from modelplane.cli import columns_gates, words
+from modelplane.cli.fillers import FILLERS, AnyResource, Row, columns
 from modelplane.decisions.corrections import effective
 from modelplane.resources.dataset import Dataset, DatasetVersion
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
-from modelplane.resources.meta import Resource
 from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.model_source import ModelSource
@@ -24,23 +23,19 @@ from modelplane.resources.rollout import Rollout
 from modelplane.resources.token import Token
 from modelplane.resources.traffic_split import TrafficSplit
 
-AnyResource = Resource[Any, Any]
-Row = list[str]
-R = TypeVar("R", bound=AnyResource)
-
-_FILLERS: dict[type[AnyResource], tuple[tuple[str, ...], Callable[[Any, datetime], Row]]] = {}
+__all__ = ["columns_gates", "headers_of", "row_of", "rows_of"]
 
 
 def headers_of(kind: type[AnyResource]) -> list[str]:
     """Return the headers of a kind's table."""
-    headers, _ = _FILLERS[kind]
+    headers, _ = FILLERS[kind]
     place = ["ENVIRONMENT"] if kind.scoped else []
     return ["NAME", *place, *headers, "AGE"]
 
 
 def row_of(resource: AnyResource, now: datetime) -> Row:
     """Return a resource's row under those headers."""
-    _, fill = _FILLERS[type(resource)]
+    _, fill = FILLERS[type(resource)]
     metadata = resource.metadata
     place = [metadata.environment or words.NOTHING] if resource.scoped else []
     cells = (cell or words.NOTHING for cell in fill(resource, now))
@@ -52,29 +47,19 @@ def rows_of(resources: Sequence[AnyResource], now: datetime) -> list[Row]:
     return [row_of(resource, now) for resource in resources]
 
 
-def _columns(
-    kind: type[R], *headers: str
-) -> Callable[[Callable[[R, datetime], Row]], Callable[[R, datetime], Row]]:
-    def register(fill: Callable[[R, datetime], Row]) -> Callable[[R, datetime], Row]:
-        _FILLERS[kind] = (headers, fill)
-        return fill
-
-    return register
-
-
-@_columns(Environment, "STAGE", "GATEWAY", "STRATEGY", "PICKLE")
+@columns(Environment, "STAGE", "GATEWAY", "STRATEGY", "PICKLE")
 def _environment(resource: Environment, _: datetime) -> Row:
     spec = resource.spec
     gateway = f"{spec.gateway.host}:{spec.gateway.port}"
     return [spec.stage, gateway, words.strategy(spec.strategy), spec.allow_pickle]
 
 
-@_columns(Model, "LABELS", "DESCRIPTION")
+@columns(Model, "LABELS", "DESCRIPTION")
 def _model(resource: Model, _: datetime) -> Row:
     return [words.labels(resource.metadata.labels), resource.spec.description]
 
 
-@_columns(ModelVersion, "NUMBER", "FORMAT", "SIZE", "METRICS", "ALIASES")
+@columns(ModelVersion, "NUMBER", "FORMAT", "SIZE", "METRICS", "ALIASES")
 def _model_version(resource: ModelVersion, _: datetime) -> Row:
     status = resource.status
     spec = effective(resource.spec, status.corrections)
@@ -90,20 +75,20 @@ def _model_version(resource: ModelVersion, _: datetime) -> Row:
     ]
 
 
-@_columns(AliasMove, "WHAT", "FROM", "TO", "BY", "REASON")
+@columns(AliasMove, "WHAT", "FROM", "TO", "BY", "REASON")
 def _alias_move(resource: AliasMove, _: datetime) -> Row:
     spec = resource.spec
     what = f"{spec.alias} in {spec.environment}" if spec.environment else spec.alias
     return [what, spec.before or "", spec.after or "", spec.subject, spec.reason]
 
 
-@_columns(Dataset, "VERSIONS", "LABELS", "DESCRIPTION")
+@columns(Dataset, "VERSIONS", "LABELS", "DESCRIPTION")
 def _dataset(resource: Dataset, _: datetime) -> Row:
     count = str(resource.status.last_number)
     return [count, words.labels(resource.metadata.labels), resource.spec.description]
 
 
-@_columns(DatasetVersion, "FORMAT", "ROWS", "COLUMNS", "DIGEST")
+@columns(DatasetVersion, "FORMAT", "ROWS", "COLUMNS", "DIGEST")
 def _dataset_version(resource: DatasetVersion, _: datetime) -> Row:
     spec = resource.spec
     rows = "" if spec.rows is None else f"{spec.rows:,}"
@@ -111,7 +96,7 @@ def _dataset_version(resource: DatasetVersion, _: datetime) -> Row:
     return [spec.format, rows, str(len(spec.columns) or ""), f"{kind}:{value[:12]}"]
 
 
-@_columns(ModelSource, "TYPE", "URL", "MODELS", "VERSIONS", "FAILED", "READY")
+@columns(ModelSource, "TYPE", "URL", "MODELS", "VERSIONS", "FAILED", "READY")
 def _model_source(resource: ModelSource, _: datetime) -> Row:
     spec, status = resource.spec, resource.status
     ready = next((c for c in status.conditions if c.type == "Ready"), None)
@@ -119,7 +104,7 @@ def _model_source(resource: ModelSource, _: datetime) -> Row:
     return [spec.type, spec.url, *counts, ready.status if ready else "Unknown"]
 
 
-@_columns(ModelDeployment, "MODEL", "VERSION", "SERVING", "READY", "STRATEGY", "ROLLOUT")
+@columns(ModelDeployment, "MODEL", "VERSION", "SERVING", "READY", "STRATEGY", "ROLLOUT")
 def _model_deployment(resource: ModelDeployment, _: datetime) -> Row:
     spec, status = resource.spec, resource.status
     return [
@@ -132,13 +117,13 @@ def _model_deployment(resource: ModelDeployment, _: datetime) -> Row:
     ]
 
 
-@_columns(Promotion, "VERSION", "PHASE", "BY", "REASON")
+@columns(Promotion, "VERSION", "PHASE", "BY", "REASON")
 def _promotion(resource: Promotion, _: datetime) -> Row:
     spec, status = resource.spec, resource.status
     return [spec.revision.version, status.phase, spec.subject.name, spec.reason or status.message]
 
 
-@_columns(Rollout, "VERSIONS", "PHASE", "WEIGHT", "MESSAGE")
+@columns(Rollout, "VERSIONS", "PHASE", "WEIGHT", "MESSAGE")
 def _rollout(resource: Rollout, _: datetime) -> Row:
     status = resource.status
     return [
@@ -149,7 +134,7 @@ def _rollout(resource: Rollout, _: datetime) -> Row:
     ]
 
 
-@_columns(TrafficSplit, "SPLIT", "IN FORCE")
+@columns(TrafficSplit, "SPLIT", "IN FORCE")
 def _traffic_split(resource: TrafficSplit, _: datetime) -> Row:
     shares = [f"{v.version} {words.percent(v.weight_pct)}" for v in resource.spec.variants]
     status, generation = resource.status, resource.metadata.generation
@@ -158,21 +143,21 @@ def _traffic_split(resource: TrafficSplit, _: datetime) -> Row:
     return [", ".join(shares), f"refused: {status.message}" if refused else in_force]
 
 
-@_columns(Replica, "VERSION", "PHASE", "RESTARTS", "NODE", "MESSAGE")
+@columns(Replica, "VERSION", "PHASE", "RESTARTS", "NODE", "MESSAGE")
 def _replica(resource: Replica, _: datetime) -> Row:
     spec, status = resource.spec, resource.status
     message = status.message or status.reason
     return [spec.revision.version, status.phase, str(status.restarts), spec.node, message]
 
 
-@_columns(Job, "PHASE", "ATTEMPT", "EXIT", "MESSAGE")
+@columns(Job, "PHASE", "ATTEMPT", "EXIT", "MESSAGE")
 def _job(resource: Job, _: datetime) -> Row:
     status = resource.status
     code = "" if status.exit_code is None else str(status.exit_code)
     return [status.phase, str(status.attempt), code, status.message]
 
 
-@_columns(Token, "GROUPS", "EXPIRES")
+@columns(Token, "GROUPS", "EXPIRES")
 def _token(resource: Token, _: datetime) -> Row:
     expires_at = resource.spec.expires_at
     return [",".join(resource.spec.groups), f"{expires_at:%Y-%m-%d}" if expires_at else "never"]

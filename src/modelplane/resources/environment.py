@@ -28,8 +28,17 @@ class EnvironmentSpec(Part):
     )
     order: int = Field(default=0, description="Place on the way to production, rising.")
     gateway: Gateway
-    allow_pickle: Literal["never", "always"] = Field(
-        default="never", description="Whether artifacts that hold pickles may be loaded."
+    allow_pickle: Literal["never", "scanned", "always"] = Field(
+        default="scanned",
+        description="Whether artifacts that hold pickles may be loaded; `scanned`: those whose "
+        "every import is on the allowlist.",
+    )
+    require_signature: bool = Field(
+        default=False,
+        description="Whether only files with a signature by one of `trustedKeys` are started.",
+    )
+    trusted_keys: tuple[str, ...] = Field(
+        default=(), description="Public keys, PEM; absent: this modelplane's own."
     )
     strategy: Strategy | None = Field(
         default=None,

@@ -1,20 +1,25 @@
 """A Job: one command run to its end by an agent, with limits. Pure data.
 
-Pipeline stages, training and repair commands will all be Jobs.
+Pipeline stages are Jobs; training and repair commands will be.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from modelplane.resources.meta import Part, Resource
+from modelplane.resources.meta import Name, Part, Resource
 from modelplane.resources.quantities import ByteSize, Duration
 
 JobPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Cancelled"]
 FINISHED_JOB: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
+
+JobReason = Literal[
+    "", "ExitCode", "Signal", "TimedOut", "OutOfDisk", "InvalidResult", "NotStarted", "Lost"
+]  # fmt: skip
+"""Why a job failed. ``NotStarted`` and ``Lost`` are the machine's doing: trying again may help."""
 
 
 class JobSpec(Part):
@@ -24,6 +29,18 @@ class JobSpec(Part):
     env: dict[str, str] = Field(default_factory=dict, description="Environment variables.")
     timeout_s: Duration = Field(default=3600.0, alias="timeout", description="Then it is ended.")
     memory: ByteSize | None = Field(default=None, description="Memory limit of the process.")
+    disk: ByteSize | None = Field(
+        default=None, description="Most that it may write into its working directory."
+    )
+    artifacts: dict[Name, str] = Field(
+        default_factory=dict,
+        description="Files it needs: digest by name. `{artifact:NAME}` in the command and the "
+        "environment becomes their folder.",
+    )
+    input: dict[str, Any] | None = Field(
+        default=None,
+        description="Given to it as the JSON file that MODELPLANE_JOB_INPUT names.",
+    )
     node: str = "local"
     cancelled: bool = Field(default=False, description="Asked to end.")
 
@@ -34,8 +51,17 @@ class JobStatus(Part):
     phase: JobPhase = "Pending"
     attempt: int = 0
     exit_code: int | None = None
+    reason: JobReason = ""
     message: str = ""
     log_tail: str = ""
+    result: dict[str, Any] | None = Field(
+        default=None,
+        description="What it wrote to the JSON file that MODELPLANE_JOB_RESULT names.",
+    )
+    output: str | None = Field(
+        default=None,
+        description="Digest of the artifact with what it left in MODELPLANE_JOB_OUTPUT.",
+    )
     started_at: datetime | None = None
     finished_at: datetime | None = None
 

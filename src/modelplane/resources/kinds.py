@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from modelplane.resources.approval import Approval, ApprovalPolicy, Delegation
+from modelplane.resources.contract import Contract
 from modelplane.resources.dataset import Dataset, DatasetVersion
 from modelplane.resources.environment import Environment
+from modelplane.resources.gate_run import GateRun, StageResult
 from modelplane.resources.job import Job
 from modelplane.resources.meta import Resource
 from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.model_source import ModelSource
+from modelplane.resources.notification import Notification, NotificationChannel
 from modelplane.resources.promotion import Promotion
+from modelplane.resources.promotion_policy import PromotionPolicy
 from modelplane.resources.replica import Replica
+from modelplane.resources.role import Role, RoleBinding
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.token import Token
 from modelplane.resources.traffic_split import TrafficSplit
+from modelplane.resources.validation_pipeline import ValidationPipeline
 
 _ALL: tuple[type[Resource[Any, Any]], ...] = (
     Environment,
@@ -26,11 +33,23 @@ _ALL: tuple[type[Resource[Any, Any]], ...] = (
     DatasetVersion,
     ModelSource,
     ModelDeployment,
+    ValidationPipeline,
+    GateRun,
+    StageResult,
+    Contract,
+    PromotionPolicy,
+    ApprovalPolicy,
     Promotion,
+    Approval,
+    Delegation,
     Rollout,
     TrafficSplit,
     Replica,
     Job,
+    NotificationChannel,
+    Notification,
+    Role,
+    RoleBinding,
     Token,
 )
 

@@ -138,6 +138,15 @@ class Correction(Part):
     reason: str
 
 
+class Signature(Part):
+    """A signature over a version's files, as the model-signing standard has it."""
+
+    key_id: str = Field(description="SHA-256 of the public key (DER), hex.")
+    bundle: str = Field(max_length=200_000, description="The sigstore bundle, JSON.")
+    subject: str
+    at: datetime
+
+
 class ModelVersionStatus(Part):
     """What may change about a version."""
 
@@ -153,6 +162,7 @@ class ModelVersionStatus(Part):
         default=(), description="Filled in when read; the model's status holds them."
     )
     corrections: tuple[Correction, ...] = ()
+    signatures: tuple[Signature, ...] = ()
     conditions: tuple[Condition, ...] = ()
     changed_at: datetime | None = Field(
         default=None, description="When MLflow users would say it was last updated."

@@ -15,10 +15,12 @@ from modelplane.resources.meta import Condition, Name, Part, Resource, Subject
 from modelplane.resources.revision import Revision
 
 PromotionPhase = Literal[
-    "Requested", "Approved", "RollingOut", "Done", "RolledBack", "Failed", "Superseded", "Refused"
-]
+    "Requested", "Validating", "AwaitingApproval", "Approved", "RollingOut",
+    "Done", "RolledBack", "Failed", "Superseded", "Refused", "Rejected", "Expired",
+]  # fmt: skip
+"""``Refused`` by a policy or a failed gate, ``Rejected`` by a person, ``Expired`` unanswered."""
 FINISHED_PROMOTION: frozenset[str] = frozenset(
-    {"Done", "RolledBack", "Failed", "Superseded", "Refused"}
+    {"Done", "RolledBack", "Failed", "Superseded", "Refused", "Rejected", "Expired"}
 )
 
 
@@ -32,6 +34,31 @@ class PromotionSpec(Part):
     subject: Subject
     reason: str = ""
     warnings: tuple[str, ...] = Field(default=(), description="Said when it was requested.")
+    restores: str | None = Field(
+        default=None,
+        description="The promotion that brought this revision here before: going back to what was "
+        "approved and served needs no new approval, and no freeze holds it.",
+    )
+    automatic: bool = Field(default=False, description="Asked for by a policy, not by a person.")
+
+
+class PolicyOutcome(Part):
+    """What one policy said of a promotion; kept, since policies change."""
+
+    kind: Literal["PromotionPolicy", "ApprovalPolicy"]
+    name: str
+    digest: str = Field(description="SHA-256 of the policy's spec, hex.")
+    outcome: Literal["allowed", "pending", "refused"]
+    message: str = ""
+
+
+class GateOutcome(Part):
+    """What one required pipeline said of the revision."""
+
+    pipeline: str
+    run: str
+    phase: str
+    results: tuple[str, ...] = Field(default=(), description="Names of its StageResults.")
 
 
 class PromotionStatus(Part):
@@ -41,6 +68,16 @@ class PromotionStatus(Part):
     reason: str = ""
     message: str = ""
     rollout: str | None = None
+    policies: tuple[PolicyOutcome, ...] = ()
+    gates: tuple[GateOutcome, ...] = ()
+    approvals: tuple[str, ...] = Field(
+        default=(), description="The approvals it rests on, `ENVIRONMENT/NAME`."
+    )
+    evidence_digest: str = Field(
+        default="",
+        description="SHA-256 over the results of its gates: what approvals are bound to.",
+    )
+    approved_at: datetime | None = None
     finished_at: datetime | None = None
     conditions: tuple[Condition, ...] = ()
 

@@ -29,6 +29,13 @@ class ReplicaSpec(Part):
     allow_pickle: bool = False
     stopped: bool = Field(default=False, description="Asked to drain and stop.")
     signature: dict[str, Any] | None = None
+    signatures: tuple[str, ...] = Field(
+        default=(), description="Signature bundles over the files, JSON."
+    )
+    trusted_keys: tuple[str, ...] = Field(
+        default=(),
+        description="Public keys, PEM. With any, files start only when one of them signed them.",
+    )
     input_example: dict[str, Any] | None = Field(
         default=None, description="The smoke prediction; without one readiness is enough."
     )

@@ -1,0 +1,1 @@
+"""Senders of notifications: webhooks, Slack-compatible, e-mail."""

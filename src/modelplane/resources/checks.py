@@ -1,0 +1,160 @@
+"""What a validation stage checks, each with its configuration. Pure data.
+
+A stage of a `ValidationPipeline` holds exactly one of these. What each measures is named in
+`decisions.gate_metrics`; the code that runs lies in `modelplane.stages`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from modelplane.resources.meta import Part
+from modelplane.resources.quantities import ByteSize, Duration
+
+CheckName = Literal[
+    "accuracy", "latency", "security_scan", "schema", "contract", "parity", "fairness", "command"
+]
+
+DataName = str
+"""``DATASET`` (its newest version) or ``DATASET@VERSION``."""
+
+
+class AccuracyCheck(Part):
+    """A metric on a dataset: against a threshold, and against the champion, paired."""
+
+    dataset: DataName | None = Field(
+        default=None,
+        description="Absent: the data that the version was evaluated on when it was pushed.",
+    )
+    target: str | None = Field(
+        default=None, description="Column with the truth; absent: `target` or `label`."
+    )
+    metric: str = Field(default="accuracy", description="A function of sklearn.metrics.")
+    arguments: dict[str, str | float | bool] = Field(
+        default_factory=dict, description="Further arguments of the metric: `average: macro`."
+    )
+    threshold: float | None = Field(
+        default=None, description="At least this; errors and losses: at most this."
+    )
+    margin: float | None = Field(
+        default=None,
+        ge=0,
+        description="How much worse than the champion it may be at the most, by the interval's "
+        "bound; absent: the champion is shown and does not decide.",
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of the interval.")
+    slices: tuple[str, ...] = Field(default=(), description="Columns to look at value by value.")
+    slice_threshold: float | None = Field(
+        default=None, description="Threshold for each slice of at least `sliceRows` rows."
+    )
+    slice_rows: int = Field(default=100, ge=1, description="Smaller slices are shown only.")
+    max_rows: int | None = Field(default=None, ge=1, description="A seeded sample of so many.")
+
+
+class FairnessCheck(Part):
+    """The difference of a rate between groups."""
+
+    dataset: DataName | None = None
+    target: str | None = None
+    group: str = Field(description="Column with the group.")
+    metric: Literal[
+        "selection_rate", "true_positive_rate", "false_positive_rate", "accuracy"
+    ] = "selection_rate"  # fmt: skip
+    positive: str | float | bool = Field(default=1, description="The favourable outcome.")
+    max_difference: float = Field(default=0.1, ge=0, le=1, description="Between any two groups.")
+    min_rows: int = Field(default=100, ge=1, description="Smaller groups are shown only.")
+    max_rows: int | None = Field(default=None, ge=1)
+
+
+class LatencyCheck(Part):
+    """The real model server under load."""
+
+    requests: int = Field(default=2000, ge=20, le=1_000_000)
+    concurrency: int = Field(default=4, ge=1, le=1024)
+    warm_up: int = Field(default=100, ge=0, description="Requests that are not counted.")
+    p50_s: Duration | None = Field(default=None, alias="p50", description="At most.")
+    p95_s: Duration | None = Field(default=None, alias="p95", description="At most.")
+    p99_s: Duration | None = Field(default=None, alias="p99", description="At most.")
+    min_throughput_rps: float | None = Field(default=None, gt=0)
+    max_memory: ByteSize | None = Field(default=None, description="Of the process, at its peak.")
+    cold_start_s: Duration | None = Field(
+        default=None, alias="coldStart", description="From start to ready, at most."
+    )
+    max_slowdown: float | None = Field(
+        default=None,
+        gt=0,
+        description="How much slower than the champion its p95 may be: 0.2 is a fifth.",
+    )
+
+
+class SecurityScanCheck(Part):
+    """What loading the files could do, and what is known of their packages; fails closed."""
+
+    allow: tuple[str, ...] = Field(
+        default=(), description="Further names that pickles may import: `module.name`."
+    )
+    trusted_types: tuple[str, ...] = Field(
+        default=(), description="Further types that skops files may hold."
+    )
+    require_signature: bool = False
+    vulnerabilities: str | None = Field(
+        default=None, description="Path of an OSV file (or folder) to check the packages against."
+    )
+    max_severity: Literal["low", "medium", "high", "critical"] = Field(
+        default="medium", description="Known vulnerabilities above this fail the stage."
+    )
+
+
+class SchemaCheck(Part):
+    """Inputs and outputs against what the champion accepts and what consumers use."""
+
+    compatible_with: Literal["champion", "consumers", "both"] = "both"
+
+
+class ContractCheck(Part):
+    """Consumer pacts, verified against the running candidate."""
+
+    consumers: tuple[str, ...] = Field(default=(), description="Only these; absent: all.")
+
+
+class ParityCheck(Part):
+    """Golden inputs give the same outputs in each environment, from files of one digest."""
+
+    dataset: DataName | None = Field(
+        default=None, description="Golden inputs; absent: the version's input example."
+    )
+    environments: tuple[str, ...] = Field(
+        default=(), description="Absent: every environment that serves the model."
+    )
+    tolerance: float = Field(default=1e-9, ge=0, description="Of numbers, relative.")
+    max_rows: int = Field(default=200, ge=1)
+
+
+class CommandCheck(Part):
+    """Any program: its exit code, a JSON result, a JUnit file."""
+
+    run: tuple[str, ...] = Field(
+        min_length=1,
+        description="Program and arguments. `{model}` is the folder of the model's files, "
+        "`{url}` the running candidate, `{data:NAME}` the place of a dataset.",
+    )
+    env: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(
+        default_factory=dict, description="Small files by name, put into the working directory."
+    )
+    datasets: tuple[DataName, ...] = ()
+    serve: bool = Field(default=False, description="Whether the candidate runs meanwhile.")
+    result: str = Field(
+        default="result.json",
+        description="File with the result: `{passed, message, metrics: {name: number}}`.",
+    )
+    junit: str | None = Field(default=None, description="File or pattern of JUnit reports.")
+    metrics: tuple[str, ...] = Field(
+        default=(), description="Metrics it reports, so that policies can refer to them."
+    )
+    cases: tuple[str, ...] = Field(
+        default=(),
+        description="Names of cases for a large suite; `{cases}` is replaced by those of a shard.",
+    )

@@ -1,0 +1,1 @@
+"""One module for each check; `modelplane.stages.running` finds them by name."""
