@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from modelplane.adapters.metrics.ring import MetricsRing
+from modelplane.api.analysis_replay import AnalysisReplayRequest, load_recorded
 from modelplane.controllers.analysis import AnalysisController
+from modelplane.decisions.analysis_replay import replay_all
 from modelplane.decisions.judgements import read_judgement
+from modelplane.decisions.recordings import chunk_name
 from modelplane.resources.meta import ResourceKey
 from modelplane.resources.rollout import Judgement
-from modelplane.resources.strategy import CanaryStrategy, Strategy
+from modelplane.resources.strategy import Analysis, CanaryStrategy, Strategy
 from modelplane.resources.telemetry import SplitInForce, TelemetryBatch, VariantSample
 from tests.controllers.plane import Plane, open_plane, revision
 
@@ -152,3 +155,54 @@ async def test_what_was_kept_is_confirmed_only_once_it_is_durable(tmp_path: Path
         assert bench.metrics.record(late).confirmed_sequence == 0
         await bench.controller.tick()
         assert bench.metrics.record(late).confirmed_sequence == before + 1
+
+
+async def test_a_finished_rollout_can_be_judged_anew_from_its_recording(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        controller = bench.controller
+        for second in range(30):
+            await bench.second(stable=99, candidate=1, failed=1)
+            if second == 4:  # the process dies and another one goes on
+                controller = await bench.new_controller()
+            await controller.tick()
+            await plane.settle()
+            if (await plane.rollout()).finished:
+                break
+        rollout = await plane.rollout()
+        (recorded,) = await load_recorded(
+            plane.store, AnalysisReplayRequest(analysis=Analysis(), deployment="delay")
+        )
+        assert recorded.truth == "harmful"
+        assert len({(tick.proxy, tick.sequence) for tick in recorded.ticks}) == len(recorded.ticks)
+        counted = sum(tick.candidate.failures for tick in recorded.ticks)
+        assert counted == rollout.status.failed_requests
+        strategy = rollout.status.strategy
+        assert strategy is not None
+        assert strategy.canary is not None
+        found = replay_all([recorded], strategy.canary.analysis)
+        (row,) = found.rollouts
+        assert (row.present.said, row.present.failed_requests) == ("rollback", counted)
+        assert not row.flips
+
+
+async def test_old_recordings_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelplane.controllers.analysis.KEPT_ROLLOUTS", 1)
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        for _ in range(30):
+            await bench.second(stable=99, candidate=1, failed=1)
+            await bench.controller.tick()
+            await plane.settle()
+        old = await plane.rollout()
+        assert old.finished
+        name = chunk_name(old.metadata.uid, 0)
+        assert await plane.store.evidence([name])
+        await plane.promote(revision("3.0.0"))
+        await plane.settle()
+        controller = await bench.new_controller()
+        await bench.second(stable=100)
+        await controller.tick()
+        assert not await plane.store.evidence([name])

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from modelplane.api import problems
 from modelplane.api.access import Context
 from modelplane.api.actions import add_action_routes
+from modelplane.api.analysis_replay import add_analysis_replay_routes
 from modelplane.api.answers import json_response
 from modelplane.api.artifacts import add_artifact_routes
 from modelplane.api.audit import add_audit_routes
@@ -80,6 +81,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     add_publishing_routes(routes)
     add_token_routes(routes)
     add_webhook_routes(routes)
+    add_analysis_replay_routes(routes)
     add_action_routes(routes)
     add_kind_routes(routes)
     return tuple(routes.all)

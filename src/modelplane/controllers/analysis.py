@@ -1,8 +1,8 @@
 """Judges all running rollouts once a second, in one vectorised step.
 
-Reads telemetry, updates each rollout's evidence, stores evidence and judgement together in one
-fenced transaction, and wakes the rollout controller where the judgement changed. Moves nothing
-itself: the rollout controller reads the stored judgement.
+Reads telemetry, updates each rollout's evidence, stores evidence, judgement and what they came
+from together in one fenced transaction, and wakes the rollout controller where the judgement
+changed. Moves nothing itself: the rollout controller reads the stored judgement.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from modelplane.decisions.analysis import (
     AnalysisSettings,
     AnalysisVerdict,
     EvidenceState,
-    MetricSettings,
     RampSettings,
     Tick,
     VersionCounts,
@@ -30,6 +29,8 @@ from modelplane.decisions.analysis import (
     start_evidence,
     tick_from_batch,
 )
+from modelplane.decisions.analysis_replay import settings_of
+from modelplane.decisions.recordings import KEPT_ROLLOUTS, Recording, chunk_name
 from modelplane.decisions.rollout import ramp_steps
 from modelplane.errors import InvalidResource, ModelplaneError
 from modelplane.ports.clock import Clock
@@ -62,6 +63,16 @@ class _Case:
         return self.rollout.metadata.uid
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One running rollout with what has arrived, what is known by it, and what that says."""
+
+    case: _Case
+    ticks: Sequence[Tick]
+    state: EvidenceState
+    verdict: AnalysisVerdict
+
+
 class AnalysisController:
     """Runs beside the loop; `wake` is told the deployments whose judgement changed."""
 
@@ -81,6 +92,7 @@ class AnalysisController:
         self._running: dict[str, Rollout] = {}
         self._evidence: dict[str, EvidenceState] = {}
         self._judgements: dict[str, Judgement] = {}
+        self._recordings: dict[str, Recording] = {}
 
     async def run(self) -> None:
         """Judge once a second, for ever."""
@@ -104,6 +116,7 @@ class AnalysisController:
                         self._running.pop(uid, None)
                         self._evidence.pop(uid, None)
                         self._judgements.pop(uid, None)
+                        self._recordings.pop(uid, None)
             except ModelplaneError as error:
                 _log.warning("analysis.follow_failed", error=str(error))
                 await self._clock.sleep(1.0)
@@ -116,6 +129,7 @@ class AnalysisController:
                 await self.tick()
             except ModelplaneError as error:
                 self._evidence.clear()  # read again what is stored
+                self._recordings.clear()
                 _log.warning("analysis.tick_failed", error=str(error))
             due_s = max(due_s + TICK_S, self._clock.monotonic_s())
             await self._clock.sleep(due_s - self._clock.monotonic_s())
@@ -131,7 +145,8 @@ class AnalysisController:
         if cases:
             absorbed = await asyncio.to_thread(absorb_many, states, ticks, settings)
             verdicts = await asyncio.to_thread(judge_many, absorbed, settings, now)
-            await self._keep(cases, absorbed, verdicts)
+            judged = [_Judged(*row) for row in zip(cases, ticks, absorbed, verdicts, strict=True)]
+            await self._keep(judged)
         for (proxy, boot_id), sequence in positions.items():
             self._metrics.confirm(proxy, boot_id, sequence)
 
@@ -146,9 +161,7 @@ class AnalysisController:
             )
             if deployment is None:
                 continue
-            analysis = strategy.canary.analysis
-            rules = tuple(MetricSettings(m.name, m.margin, m.weight) for m in analysis.metrics)
-            settings = AnalysisSettings(alpha=analysis.alpha, metrics=rules)
+            settings = settings_of(strategy.canary.analysis)
             cases.append(_Case(rollout, deployment, settings, ramp_steps(strategy.canary)))
         return cases
 
@@ -156,10 +169,13 @@ class AnalysisController:
         unknown = [case for case in cases if case.uid not in self._evidence]
         stored = await self._store.evidence([case.uid for case in unknown]) if unknown else {}
         for case in unknown:
-            state = _read_state(stored.get(case.uid))
+            record = stored.get(case.uid) or {}
+            state = _read_state(record)
             if state is None:
                 state = start_evidence(case.uid, case.settings, await self._history(case))
             self._evidence[case.uid] = state
+            # What a process before wrote stays as it is: this one begins a chunk of its own.
+            self._recordings[case.uid] = Recording(index=int(record.get("chunks", 0)))
         return [self._evidence[case.uid] for case in cases]
 
     async def _history(self, case: _Case) -> EvidenceState | None:
@@ -182,27 +198,23 @@ class AnalysisController:
         )
         return [_tick(case, batch, created) for batch in batches]
 
-    async def _keep(
-        self,
-        cases: Sequence[_Case],
-        states: Sequence[EvidenceState],
-        verdicts: Sequence[AnalysisVerdict],
-    ) -> None:
+    async def _keep(self, judged: Sequence[_Judged]) -> None:
         transaction = Transaction(SUBJECT, fence=self._fence.lease)
         woken = []
         kept: dict[str, tuple[EvidenceState, Judgement]] = {}
-        for case, state, verdict in zip(cases, states, verdicts, strict=True):
-            judgement = _judgement(case, state, verdict)
+        for one in judged:
+            uid = one.case.uid
+            judgement = _judgement(one.case, one.state, one.verdict)
             if judgement is None or (
-                state is self._evidence.get(case.uid)
-                and judgement == self._judgements.get(case.uid)
+                one.state is self._evidence.get(uid) and judgement == self._judgements.get(uid)
             ):
                 continue
-            record = {"state": state.to_dict(), "judgement": judgement.to_dict()}
-            transaction.put_evidence(case.uid, record)
-            kept[case.uid] = (state, judgement)
-            if _differs(judgement, self._judgements.get(case.uid)):
-                woken.append(case.deployment.key)
+            self._record(transaction, one, judgement)
+            kept[uid] = (one.state, judgement)
+            if _differs(judgement, self._judgements.get(uid)):
+                woken.append(one.case.deployment.key)
+            if uid not in self._judgements:
+                await self._drop_old_recording(transaction, one.case.rollout)
         if transaction:
             await self._store.commit(transaction)
         for uid, (state, judgement) in kept.items():
@@ -210,6 +222,30 @@ class AnalysisController:
             self._judgements[uid] = judgement
         for key in woken:
             self._wake(key)
+
+    def _record(self, transaction: Transaction, judged: _Judged, judgement: Judgement) -> None:
+        uid = judged.case.uid
+        recording = self._recordings[uid]
+        if judged.ticks:
+            chunk = recording.add(judged.ticks)
+            transaction.put_evidence(chunk_name(uid, recording.index), chunk)
+        record = {
+            "state": judged.state.to_dict(),
+            "judgement": judgement.to_dict(),
+            "chunks": recording.index + 1,
+        }
+        transaction.put_evidence(uid, record)
+
+    async def _drop_old_recording(self, transaction: Transaction, rollout: Rollout) -> None:
+        """Bound what is kept: the recording of the rollout before the newest twenty goes."""
+        name = f"{rollout.spec.deployment}-{rollout.spec.ordinal - KEPT_ROLLOUTS}"
+        old = await self._store.find(Rollout, name, rollout.metadata.environment)
+        if old is None:
+            return
+        uid = old.metadata.uid
+        stored = (await self._store.evidence([uid])).get(uid) or {}
+        for index in range(int(stored.get("chunks", 0))):
+            transaction.put_evidence(chunk_name(uid, index), None)
 
 
 def _tick(case: _Case, batch: TelemetryBatch, created: datetime) -> Tick:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, Self, TypeVar
 
+from pydantic import Field
+
 from modelplane.resources.meta import Part
 
 GENESIS = ""
@@ -29,7 +31,7 @@ FaultKind = Literal["altered", "removed", "reordered", "added", "truncated"]
 
 
 class ChainRecord(Protocol):
-    """What a record needs to be a link; `ports.store.AuditRecord` is one."""
+    """What a record needs to be a link; `AuditRecord` is one."""
 
     @property
     def sequence(self) -> int:
@@ -51,6 +53,28 @@ class ChainRecord(Protocol):
 
 
 R = TypeVar("R", bound=ChainRecord)
+
+
+class AuditRecord(Part):
+    """One link of the audit chain: who did what to which resource, when and why.
+
+    ``hash`` covers every other field and the previous record's hash. ``details`` holds digests
+    and short facts, never a secret.
+    """
+
+    sequence: int
+    at: datetime
+    subject: str
+    action: str
+    kind: str = ""
+    environment: str | None = None
+    name: str = ""
+    uid: str = ""
+    resource_version: int = 0
+    reason: str = ""
+    details: dict[str, Any] = Field(default_factory=dict)
+    previous_hash: str = ""
+    hash: str = ""
 
 
 class SignedHead(Part):

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import Field
-
-from modelplane.resources.meta import Part, Resource, ResourceKey, Subject
+from modelplane.decisions.audit_chain import AuditRecord as AuditRecord  # noqa: PLC0414 (callers of the port meet it here)
+from modelplane.resources.meta import Resource, ResourceKey, Subject
 
 AnyResource = Resource[Any, Any]
 R = TypeVar("R", bound=AnyResource)
@@ -58,28 +57,6 @@ class Lease:
     holder: str
     epoch: int
     expires_at: datetime
-
-
-class AuditRecord(Part):
-    """One link of the audit chain: who did what to which resource, when and why.
-
-    ``hash`` covers every other field and the previous record's hash. ``details`` holds digests
-    and short facts, never a secret.
-    """
-
-    sequence: int
-    at: datetime
-    subject: str
-    action: str
-    kind: str = ""
-    environment: str | None = None
-    name: str = ""
-    uid: str = ""
-    resource_version: int = 0
-    reason: str = ""
-    details: dict[str, Any] = Field(default_factory=dict)
-    previous_hash: str = ""
-    hash: str = ""
 
 
 @dataclass(slots=True)

@@ -96,8 +96,11 @@ def same_labels(old: Metadata, new: Metadata) -> bool:
 
 
 def digest_text(text: str) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a stored text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Return the first 32 hex digits of the SHA-256 of a stored text.
+
+    Half as many, and somebody could make two texts of one digest.
+    """
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def changed_fields(old: str, new: str) -> list[str]:
