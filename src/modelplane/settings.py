@@ -13,6 +13,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,6 +39,11 @@ class Settings(BaseSettings):
         description="Where model files are kept: a folder, s3://BUCKET/PREFIX, gs:// or az://; "
         "default the folder artifacts in the state directory.",
     )
+    public_url: str = Field(
+        default="",
+        description="Where people reach the API from outside, for links in notifications; default "
+        "the address of the API itself.",
+    )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Further host names that requests to the API may carry."
     )
@@ -55,6 +61,12 @@ class Settings(BaseSettings):
         default=8 * 2**20, description="Largest inference request a gateway accepts."
     )
     gateway_threads: int = Field(default=1, ge=1, le=64, description="Worker threads per Envoy.")
+    job_slots: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Jobs that run at a time; default one for each core, two at the least.",
+    )
     reuse_interpreter: bool = Field(
         default=True,
         description="Run versions without requirements of their own in modelplane's own Python "
@@ -72,6 +84,16 @@ class Settings(BaseSettings):
             raise ValueError("use an absolute folder, or s3://BUCKET/PREFIX, gs:// or az://")
         if set(rest) & set("@?#"):
             raise ValueError("leave credentials and options out of the address: set variables")
+        return url.rstrip("/")
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in {"http", "https"} or not parts.hostname):
+            raise ValueError("write it like https://modelplane.example.org")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("give scheme, host, port and path only")
         return url.rstrip("/")
 
     @property
@@ -109,6 +131,7 @@ class Paths:
         self.admin_token = state_dir / "admin-token"
         self.agent_token = state_dir / "agent-token"
         self.gateway_token = state_dir / "gateway-token"
+        self.link_key = state_dir / "link-key"
         self.artifacts = state_dir / "artifacts"
         self.logs = state_dir / "logs"
         self.agent = state_dir / "agent"

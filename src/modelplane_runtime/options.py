@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelplane_runtime.app import DEFAULT_MAX_BODY_BYTES, DEFAULT_QUEUE_LIMIT_PER_WORKER
 from modelplane_runtime.models.loading import FORMATS
+from modelplane_runtime.models.pickle_file import PICKLE_RULES, PickleRule
 
 DEFAULT_DRAIN_S = 10.0
 
@@ -22,7 +23,7 @@ class Options:
     model_version: str
     format: str
     artifact: Path
-    allow_pickle: bool
+    allow_pickle: PickleRule
     signature: Path | None
     workers: int
     queue_limit: int
@@ -44,8 +45,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--artifact", type=Path, required=True, help="file or directory")
     parser.add_argument(
         "--allow-pickle",
-        action="store_true",
-        help="load artifacts that can run any code when they are loaded",
+        choices=PICKLE_RULES,
+        default="never",
+        help="which artifacts that can run any code when they are loaded are loaded; scanned: "
+        "those whose every import is on the allowlist",
     )
     parser.add_argument("--signature", type=Path, help="JSON with the model's inputs and outputs")
     parser.add_argument("--workers", type=_positive, default=1, help="prediction threads")

@@ -20,7 +20,7 @@ RUNTIME_REQUIREMENTS: tuple[str, ...] = (
 
 # What loading a format takes, beside what the model itself needs.
 LOADER_REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "skops": ("skops>=0.11",),
+    "skops": ("skops>=0.12",),
     "joblib": ("joblib>=1.2",),
     "onnx": ("onnxruntime>=1.16",),
     "mlflow": ("joblib>=1.2", "ruamel.yaml>=0.17"),
@@ -31,7 +31,7 @@ DEFAULT_REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "skops": ("pandas", "scikit-learn"),
     "joblib": ("cloudpickle", "pandas", "scikit-learn"),
     "onnx": (),
-    "mlflow": ("mlflow-skinny>=2.10", "pandas", "scikit-learn", "skops>=0.11"),
+    "mlflow": ("mlflow-skinny>=2.10", "pandas", "scikit-learn", "skops>=0.12"),
 }
 
 # Modules that must be importable for a format, to judge an environment that is already there.

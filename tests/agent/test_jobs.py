@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
+from modelplane.errors import Forbidden, TransientError
 from modelplane.ports.processes import ProcessSpec
 from modelplane.resources.job import Job, JobStatus
 from tests.agent.world import World
@@ -148,3 +154,227 @@ async def test_two_jobs_run_at_a_time(world: World) -> None:
     for spec in world.machine.started[1:]:
         ended(spec)
     await world.until(lambda: all(status(world, job).phase == "Succeeded" for job in jobs))
+
+
+async def test_a_job_cancelled_while_it_waits_for_its_turn_does_not_wait(world: World) -> None:
+    jobs = [world.put_job(name=f"job{number}") for number in range(3)]
+    world.start_agent()
+    await world.settle(3)
+    (waiting,) = [job for job in jobs if status(world, job).phase == "Pending"]
+    world.control_plane.put(world.control_plane.read(waiting).with_spec(cancelled=True))
+    await world.until(lambda: status(world, waiting).phase == "Cancelled", within_s=5)
+    assert len(world.machine.started) == 2
+
+
+# What it is given and what it leaves ------------------------------------------------------------
+
+
+def leave(spec: ProcessSpec, result: str | None = None, **output: str) -> None:
+    """Do as a job does: write a result, and files of the output."""
+    if result is not None:
+        Path(spec.env["MODELPLANE_JOB_RESULT"]).write_text(result)
+    for name, text in output.items():
+        (Path(spec.env["MODELPLANE_JOB_OUTPUT"]) / name).write_text(text)
+
+
+def job_folders(world: World) -> list[Path]:
+    found = [world.places.agent_dir / "jobs", world.places.runtime_dir / "j"]
+    return [folder for parent in found if parent.is_dir() for folder in parent.iterdir()]
+
+
+async def test_a_job_finds_what_it_was_given(world: World) -> None:
+    digest = world.artifact(b"weights").digest
+    given = {"stage": "latency", "numbers": [1, 2.5, None]}
+    await start(
+        world,
+        command=("{python}", "-m", "x", "{artifact:my-model}"),
+        env={"MODEL": "{artifact:my-model}"},
+        artifacts={"my-model": digest},
+        input=given,
+        disk=10**6,
+    )
+    (spec,) = world.machine.started
+    folder = Path(spec.env["MODELPLANE_ARTIFACT_MY_MODEL"])
+    assert (folder / "model.onnx").read_bytes() == b"weights"
+    assert spec.command[1:] == ("-m", "x", str(folder))
+    assert "python" in spec.command[0]
+    assert spec.env["MODEL"] == str(folder)
+    assert spec.env["OURS"] == "1", "it runs in the agent's interpreter"
+    assert json.loads(Path(spec.env["MODELPLANE_JOB_INPUT"]).read_text()) == given
+    assert Path(spec.env["TMPDIR"]).is_relative_to(spec.cwd), "temporary files count too"
+    assert (spec.cwd.stat().st_mode & 0o777, list(spec.cwd.iterdir())) == (
+        0o700,
+        [Path(spec.env["TMPDIR"])],
+    )
+    assert spec.file_bytes is not None
+
+
+async def test_a_job_of_people_is_given_no_more_than_its_own(world: World) -> None:
+    await start(world)
+    (spec,) = world.machine.started
+    assert "OURS" not in spec.env
+    assert "MODELPLANE_JOB_INPUT" not in spec.env
+
+
+async def test_result_and_output_are_kept_and_the_files_go(world: World) -> None:
+    job = await start(world, input={})
+    (spec,) = world.machine.started
+    leave(spec, '{"passed": true}', report="all is well")
+    world.machine.end(spec.name, 0)
+    await world.until(lambda: status(world, job).phase == "Succeeded")
+    found = status(world, job)
+    assert found.result == {"passed": True}
+    assert found.output is not None
+    assert world.control_plane.uploads[found.output] == {"report": b"all is well"}
+    await world.until(lambda: job_folders(world) == [])
+
+
+async def test_a_failed_job_keeps_its_result(world: World) -> None:
+    job = await start(world, input={})
+    (spec,) = world.machine.started
+    leave(spec, '{"impossible": "no label"}')
+    world.machine.end(spec.name, 65)
+    await world.until(lambda: status(world, job).phase == "Failed")
+    found = status(world, job)
+    assert (found.reason, found.exit_code) == ("ExitCode", 65)
+    assert (found.result, found.output) == ({"impossible": "no label"}, None)
+
+
+async def test_a_job_is_concluded_only_once_its_output_is_stored(world: World) -> None:
+    job = await start(world)
+    (spec,) = world.machine.started
+    leave(spec, report="x")
+    world.control_plane.refuse_uploads = TransientError("the disk is full")
+    world.machine.end(spec.name, 0)
+    await world.settle(20)
+    assert status(world, job).phase == "Running"
+    world.control_plane.refuse_uploads = None
+    await world.until(lambda: status(world, job).phase == "Succeeded")
+    assert status(world, job).output in world.control_plane.uploads
+
+
+async def test_a_job_that_waits_for_its_upload_holds_up_no_other(world: World) -> None:
+    world.control_plane.refuse_uploads = TransientError("the disk is full")
+
+    def behave(spec: ProcessSpec) -> int:
+        leave(spec, report="x")
+        return 0
+
+    world.machine.behave = behave
+    for number in range(4):
+        world.put_job(name=f"job{number}")
+    world.start_agent()
+    await world.until(lambda: len(world.machine.started) == 4)
+
+
+async def test_an_output_that_nobody_takes_is_said_and_the_job_ends(world: World) -> None:
+    job = await start(world)
+    (spec,) = world.machine.started
+    leave(spec, report="x")
+    world.control_plane.refuse_uploads = Forbidden("agents may not upload")
+    world.machine.end(spec.name, 0)
+    await world.until(lambda: status(world, job).phase == "Succeeded")
+    assert status(world, job).output is None
+    assert "agents may not upload" in status(world, job).message
+
+
+# An agent that dies -----------------------------------------------------------------------------
+
+
+async def test_what_a_job_left_while_no_agent_ran_is_not_lost(world: World) -> None:
+    job = await start(world, input={})
+    await world.kill_agent()
+    (spec,) = world.machine.started
+    leave(spec, '{"passed": true}', report="x")
+    world.machine.end(spec.name, 0)
+    world.start_agent()
+    await world.until(lambda: status(world, job).phase == "Succeeded")
+    assert status(world, job).result == {"passed": True}
+    assert status(world, job).output in world.control_plane.uploads
+    assert len(world.machine.started) == 1
+
+
+async def test_an_agent_killed_before_its_report_arrived_reports_the_same_again(
+    world: World,
+) -> None:
+    job = await start(world, input={})
+    (spec,) = world.machine.started
+    leave(spec, '{"passed": true}', report="x")
+    world.control_plane.set_away(True)
+    world.machine.end(spec.name, 0)
+    await world.settle(5)
+    await world.kill_agent()
+    world.control_plane.set_away(False)
+    world.start_agent()
+    await world.until(lambda: status(world, job).phase == "Succeeded")
+    found = status(world, job)
+    assert (found.result, len(world.machine.started)) == ({"passed": True}, 1)
+    assert found.output in world.control_plane.uploads
+
+
+async def test_an_agent_killed_while_it_ends_a_job_still_says_why(world: World) -> None:
+    job = await start(world, timeout_s=30.0)
+    world.machine.logs[name_of(world)] = "still at it"
+    world.control_plane.set_away(True)  # nothing that is said arrives
+    await world.until(lambda: world.running("job-") == [])
+    await world.kill_agent()
+    journal = world.places.agent_dir / "cache.jsonl"
+    lines = [line for line in journal.read_text().splitlines() if "TimedOut" not in line]
+    journal.write_text("\n".join(lines) + "\n")
+    world.control_plane.set_away(False)
+    world.start_agent()
+    await world.until(lambda: status(world, job).phase == "Failed")
+    found = status(world, job)
+    assert (found.reason, found.log_tail) == ("TimedOut", "still at it")
+
+
+async def test_files_of_jobs_that_nobody_knows_any_more_go(world: World) -> None:
+    job = await start(world)
+    await world.kill_agent()
+    world.control_plane.remove(job)
+    world.start_agent()
+    await world.until(lambda: world.running("job-") == [] and job_folders(world) == [])
+
+
+async def test_the_files_of_a_deleted_job_go(world: World) -> None:
+    job = await start(world)
+    world.control_plane.remove(job)
+    await world.until(lambda: world.running("job-") == [] and job_folders(world) == [])
+
+
+# What cannot be started -------------------------------------------------------------------------
+
+
+async def test_a_job_whose_artifact_is_nowhere_is_not_started(world: World) -> None:
+    job = world.put_job(artifacts={"model": "sha256:" + "0" * 64})
+    world.start_agent()
+    await world.until(lambda: status(world, job).phase == "Failed")
+    assert (status(world, job).reason, world.machine.started) == ("NotStarted", [])
+
+
+async def test_a_job_waits_for_an_artifact_that_cannot_be_had_now_but_not_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.put_job(artifacts={"model": world.artifact().digest})
+
+    async def unreachable(digest: str, destination: Path) -> None:
+        raise TransientError("the object store does not answer")
+
+    monkeypatch.setattr(world.control_plane, "download_artifact", unreachable)
+    world.start_agent()
+    await world.settle(10)
+    assert status(world, job).phase == "Pending"
+    for _ in range(20):  # in large steps: it tries again every few seconds
+        await world.clock.advance(40)
+        await world.settle(0.1)
+    assert status(world, job).phase == "Failed"
+    assert status(world, job).reason == "NotStarted"
+    assert "object store" in status(world, job).message
+
+
+async def test_a_job_that_names_what_it_does_not_declare_is_not_started(world: World) -> None:
+    job = world.put_job(command=("x", "{artifact:model}"))
+    world.start_agent()
+    await world.until(lambda: status(world, job).phase == "Failed")
+    assert status(world, job).reason == "NotStarted"
+    assert "model" in status(world, job).message

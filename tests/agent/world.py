@@ -54,6 +54,8 @@ class FakeControlPlane:
         self.batches: list[TelemetryBatch] = []
         self.confirmed = 0
         self.statuses: list[tuple[str, str, Any]] = []
+        self.uploads: dict[str, dict[str, bytes]] = {}
+        self.refuse_uploads: Exception | None = None
         self._away = False
         self._news = asyncio.Event()
 
@@ -127,6 +129,17 @@ class FakeControlPlane:
         self.batches.append(batch)
         return TelemetryReceipt(confirmed_sequence=self.confirmed)
 
+    async def upload_artifact(self, path: Path, digest: str) -> None:
+        self._check()
+        if self.refuse_uploads is not None:
+            raise self.refuse_uploads
+        assert digest_tree(path).digest == digest
+        self.uploads[digest] = {
+            found.relative_to(path).as_posix(): found.read_bytes()
+            for found in path.rglob("*")
+            if found.is_file()
+        }
+
     async def download_artifact(self, digest: str, destination: Path) -> None:
         self._check()
         if digest not in self.artifacts:
@@ -180,8 +193,8 @@ class FakeServers:
             raise self.told
         return self.told
 
-    def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        return {"PATH": "/bin", **env}
+    def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
+        return {"PATH": "/bin", **({"OURS": "1"} if ours else {}), **env}
 
 
 class FakeGateway(FakeProxy):

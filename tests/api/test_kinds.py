@@ -148,7 +148,7 @@ async def test_a_token_works_until_it_is_revoked_and_its_digest_is_never_shown(
 
 
 async def test_a_token_expires(world: World) -> None:
-    made = await world.ok("POST", "/tokens/ci:create", {"expiresIn": "1h"})
+    made = await world.ok("POST", "/tokens/ci:create", {"groups": ["analysts"], "expiresIn": "1h"})
     assert (await world.call("GET", "/models", token=made["secret"])).status_code == 200
     await world.clock.advance(3600)
     response = await world.call("GET", "/models", token=made["secret"])

@@ -92,7 +92,7 @@ async def test_watches_end_when_the_server_is_about_to_stop(
 
 
 async def test_a_watch_ends_when_its_token_is_revoked(world: World, client: AsyncClient) -> None:
-    made = await world.ok("POST", "/tokens/ann:create", {})
+    made = await world.ok("POST", "/tokens/ann:create", {"groups": ["analysts"]})
     since = (await client.list(Model)).resource_version
     async with AsyncClient(client.endpoint.url, made["secret"]) as other:
         changes = other.watch(Model, since)

@@ -28,12 +28,13 @@ from modelplane.client.artifacts import digest_tree, tar_stream
 from modelplane.ports.store import Transaction
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.meta import Metadata, Subject
+from modelplane.resources.role import RoleBinding, RoleBindingSpec
 from modelplane.testing.clock import ManualClock
 
 ADMIN, READER, AGENT = "secret-of-admin", "secret-of-reader", "secret-of-agent"
 SYSTEM = Subject(name="system:wiring", groups=("admin",))
 URL = "http://127.0.0.1:7080"
-SEEDED = 5
+SEEDED = 6
 
 
 def digest_of(text: str) -> str:
@@ -102,13 +103,15 @@ def _environment(name: str, order: int, port: int) -> Environment:
 
 
 async def seed(store: SqliteStore) -> None:
-    """Make the environments and the tokens that exist from the start: `SEEDED` resources."""
+    """Make the environments, tokens and roles that exist from the start: `SEEDED` resources."""
     transaction = Transaction(SYSTEM)
     transaction.create(_environment("staging", 10, 7081))
     transaction.create(_environment("production", 20, 7082))
     transaction.create(make_token("admin", ("admin",), ADMIN))
     transaction.create(make_token("reader", ("analysts",), READER))
     transaction.create(make_token("agent", ("system:agents",), AGENT))
+    reading = RoleBindingSpec(role="auditor", groups=("analysts",))
+    transaction.create(RoleBinding(metadata=Metadata(name="analysts"), spec=reading))
     await store.commit(transaction)
 
 
@@ -165,6 +168,7 @@ async def make_world(options: StoreOptions | None = None, **changes: Any) -> Asy
         "new_secret": lambda: f"made-secret-{next(uids)}",
         "verify_audit": verify_audit,
         "signed_head": signed_head,
+        "sign": lambda data: "",
         "limits": ApiLimits(artifact_bytes=100_000, idle_timeout_s=5.0, heartbeat_s=0.1),
         **changes,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelplane.client import Applied, Client, Listing, Prediction
+from modelplane.client.authorization import Permission
 from modelplane.decisions.search import compile_filter, compile_order
 from modelplane.errors import ModelplaneError, NotFound
 from modelplane.ports.store import AuditRecord, Change
@@ -172,6 +173,8 @@ class FakeClient(Client):
         self.warnings: tuple[str, ...] = ()
         self.asked: list[tuple[Any, ...]] = []
         self.variants: list[dict[str, Any]] = []
+        self.me: dict[str, Any] = {}
+        self.permission = Permission(allowed=True, rule="admin/everything@admin")
         self.verification: dict[str, Any] = {"verified": True, "records": 12, "faults": []}
 
     def play(self, kind: str, *answers: AnyResource | ModelplaneError) -> None:
@@ -289,10 +292,26 @@ class FakeClient(Client):
 
     def create_token(
         self, name: str, groups: Iterable[str] = (), *, expires_in: str | None = None
-    ) -> tuple[Token, str]:
+    ) -> tuple[Token, str, tuple[str, ...]]:
         self.asked.append(("create_token", name, tuple(groups), expires_in))
         spec = TokenSpec(groups=tuple(groups), digest="")
-        return Token(metadata=metadata(name, None), spec=spec), "mp_secret"
+        warnings = () if groups else (f"{name} may do nothing yet",)
+        return Token(metadata=metadata(name, None), spec=spec), "mp_secret", warnings
+
+    def whoami(self) -> dict[str, Any]:
+        return self.me
+
+    def can_i(
+        self,
+        verb: str,
+        kind: str,
+        environment: str | None = None,
+        *,
+        model: str | None = None,
+        subject: str | None = None,
+    ) -> Permission:
+        self.asked.append(("can_i", verb, kind, environment, model, subject))
+        return self.permission
 
     def revoke_token(self, name: str) -> None:
         self.asked.append(("revoke_token", name))

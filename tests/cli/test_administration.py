@@ -21,7 +21,7 @@ def test_a_tokens_secret_is_alone_on_stdout(run: Run, client: FakeClient) -> Non
 
 
 def test_tokens_are_listed_and_revoked(run: Run, client: FakeClient) -> None:
-    made, _ = client.create_token("anna", ("admin",))
+    made, _, _ = client.create_token("anna", ("admin",))
     client.resources[made.key] = made
     assert run("token", "list").stdout == (
         "NAME  GROUPS  EXPIRES  AGE\nanna  admin   never    3h\n"

@@ -170,7 +170,8 @@ async def test_a_command_needs_no_files(url: str) -> None:
 async def test_tokens_open_what_their_groups_allow(url: str) -> None:
     def use() -> None:
         with Client(url, ADMIN) as admin:
-            token, secret = admin.create_token("ann", ("analysts",))
+            token, secret, warnings = admin.create_token("ann", ("analysts",))
+            assert warnings == ()
             assert token.spec.digest == ""
             with Client(url, secret) as reader:
                 names = [t.metadata.name for t in reader.list(Token).items]

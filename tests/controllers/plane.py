@@ -9,6 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from modelplane.adapters.store.sqlite import SqliteStore
+from modelplane.controllers.alias_guards import AliasGuardController
+from modelplane.controllers.approvals import ApprovalController
+from modelplane.controllers.automatic import AutomaticController
+from modelplane.controllers.contracts import ContractController
 from modelplane.controllers.loop import LEASE_NAME, Fence, Reconciler
 from modelplane.controllers.placement import PlacementController
 from modelplane.controllers.promotion import PromotionController
@@ -46,10 +50,14 @@ class Plane:
         self.fence = Fence()
         self.reconcilers: list[Reconciler] = [
             PromotionController(store, self.fence, clock),
+            AutomaticController(store, self.fence, clock),
             RolloutController(store, self.fence, clock),
             PlacementController(store, self.fence, clock),
             TrafficController(store, self.fence),
+            ContractController(store, self.fence),
             ServingController(store, self.fence, clock),
+            AliasGuardController(store, self.fence, clock),
+            ApprovalController(store, self.fence, clock),
         ]
         self.broken: set[str] = set()
 

@@ -1,15 +1,12 @@
-"""The agent's pure decisions: restarts, plans from splits, causes, ends of jobs."""
+"""The agent's pure decisions: restarts, plans from splits, causes."""
 
 from __future__ import annotations
-
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from modelplane.decisions.agent_failures import explain_exit
-from modelplane.decisions.agent_jobs import conclude_job
 from modelplane.decisions.agent_routing import cluster_name, plan_route, split_cluster_name
 from modelplane.decisions.restarts import (
     GiveUp,
@@ -20,7 +17,6 @@ from modelplane.decisions.restarts import (
     record_exit,
 )
 from modelplane.decisions.routing import TOTAL_WEIGHT
-from modelplane.resources.job import Job, JobSpec, JobStatus
 from modelplane.resources.meta import Metadata
 from modelplane.resources.traffic_split import (
     SplitEndpoint,
@@ -29,7 +25,6 @@ from modelplane.resources.traffic_split import (
     TrafficSplitSpec,
 )
 
-NOW = datetime(2026, 1, 5, tzinfo=UTC)
 POLICY = RestartPolicy(max_early_exits=3)
 
 
@@ -196,34 +191,3 @@ def test_what_libraries_say_when_memory_is_short(log: str, limit: int | None, re
 def test_another_programs_exit_code_3_means_nothing() -> None:
     assert explain_exit(3, "", memory_bytes=None, speaks_our_codes=True).final
     assert not explain_exit(3, "", memory_bytes=None, speaks_our_codes=False).final
-
-
-# Jobs -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "cancelled", "age_s", "interrupted", "phase"),
-    [
-        (0, False, 1, False, "Succeeded"),
-        (0, True, 1, False, "Succeeded"),
-        (0, True, 1, True, "Cancelled"),
-        (-15, True, 1, True, "Cancelled"),
-        (-15, False, 60, True, "Failed"),
-        (0, False, 60, True, "Failed"),
-        (2, False, 1, False, "Failed"),
-        (None, False, 1, False, "Failed"),
-        (None, True, 1, False, "Cancelled"),
-    ],
-)
-def test_how_a_job_ended(
-    code: int | None, cancelled: bool, age_s: int, interrupted: bool, phase: str
-) -> None:
-    job = Job(
-        metadata=Metadata(name="train"),
-        spec=JobSpec(command=("train",), timeout_s=60.0, cancelled=cancelled),
-        status=JobStatus(phase="Running", attempt=1, started_at=NOW - timedelta(seconds=age_s)),
-    )
-    status = conclude_job(job, code, "tail", now=NOW, interrupted=interrupted)
-    assert (status.phase, status.exit_code, status.finished_at) == (phase, code, NOW)
-    assert status.log_tail == "tail"
-    assert bool(status.message) == (phase != "Succeeded")

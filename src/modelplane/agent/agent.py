@@ -98,7 +98,7 @@ class Agent:
         self._reporter = Reporter(control_plane, clock)
         self._gateways = Gateways(self._node, gateway_factory, self._cache, self._report)
         self._replicas = Replicas(self._node, self._gateways, self._report)
-        self._jobs = Jobs(self._node, self._report)
+        self._jobs = Jobs(self._node, control_plane, self._report)
         self._scraper = Scraper(self._node, self._replicas)
         self._telemetry = Telemetry(self._node, self._gateways, control_plane, self._scraper.take)
         self._errands: set[asyncio.Task[None]] = set()

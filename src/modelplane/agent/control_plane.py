@@ -38,6 +38,9 @@ class ControlPlane(Protocol):
     async def post_telemetry(self, batch: TelemetryBatch) -> TelemetryReceipt:
         """Hand over one batch; handing it over again changes nothing."""
 
+    async def upload_artifact(self, path: Path, digest: str) -> None:
+        """Store a file or folder under its digest, unless it is there already."""
+
     async def download_artifact(self, digest: str, destination: Path) -> None:
         """Download an artifact as the folder `destination`, whole and verified or not at all.
 

@@ -46,6 +46,8 @@ class AgentOptions:
         Between two scrapes of the model servers' own metrics.
     max_preparations
         How many versions' environments are prepared at a time.
+    job_slots
+        How many jobs run at a time.
     """
 
     probe_interval_s: float = 1.0
@@ -60,6 +62,7 @@ class AgentOptions:
     telemetry_interval_s: float = 1.0
     scrape_interval_s: float = 15.0
     max_preparations: int = 2
+    job_slots: int = 2
 
 
 @dataclass(frozen=True, slots=True)

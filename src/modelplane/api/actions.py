@@ -47,11 +47,12 @@ def add_action_routes(routes: Routes) -> None:
     ) -> Response:
         """Promote a version; pause, resume, promote-rollout or roll back its rollout; undo."""
         context = context_of(request)
-        subject = await context.admit(request, "act", "ModelDeployment", environment)
         place = environment or DEFAULT_ENVIRONMENT
         if verb == "promote":
+            subject = await context.admit_somewhere(request, "promote", "ModelDeployment")
             body, asked = await read_action(context, request, subject, version=str, to=str)
             return (await promote(context, name, body, environment, asked)).response()
+        subject = await context.admit(request, "steer", "ModelDeployment", place, name=name)
         if verb == "undo":
             _, asked = await read_action(context, request, subject)
             return (await undo(context, name, place, asked)).response()
@@ -72,13 +73,13 @@ def add_action_routes(routes: Routes) -> None:
     ) -> Response:
         """Pause, resume, promote or roll back."""
         context = context_of(request)
-        subject = await context.admit(request, "act", "Rollout", environment)
+        place = environment or DEFAULT_ENVIRONMENT
+        subject = await context.admit(request, "steer", "Rollout", place, name=name)
         verbs: dict[str, RolloutVerb] = {value: value for value in _ROLLOUT_VERBS.values()}
         if verb not in verbs:
             hint = f"it has: {', '.join(verbs)}"
             raise NotFound(f"a rollout has no action {verb[:80]!r}", hint=hint)
         _, asked = await read_action(context, request, subject)
-        place = environment or DEFAULT_ENVIRONMENT
         applied = await ask_of_rollout(context, name, place, verbs[verb], asked)
         return applied.response()
 

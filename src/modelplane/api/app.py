@@ -18,19 +18,29 @@ from modelplane.api.access import Context
 from modelplane.api.actions import add_action_routes
 from modelplane.api.analysis_replay import add_analysis_replay_routes
 from modelplane.api.answers import json_response
+from modelplane.api.approval_links import add_approval_link_routes
+from modelplane.api.approvals import add_approval_routes
 from modelplane.api.artifacts import add_artifact_routes
 from modelplane.api.audit import add_audit_routes
+from modelplane.api.authorization import add_authorization_routes
 from modelplane.api.catalog import Catalog
+from modelplane.api.contracts import add_contract_routes
 from modelplane.api.datasets import add_dataset_routes
+from modelplane.api.delegations import add_delegation_routes
 from modelplane.api.dependencies import ApiDependencies
+from modelplane.api.evidence import add_evidence_routes
 from modelplane.api.gate import Gate, RequestCounts
+from modelplane.api.gates import add_gate_routes
 from modelplane.api.history import add_history_routes
 from modelplane.api.identity import Identities
 from modelplane.api.kinds import add_kind_routes
 from modelplane.api.lineage import add_lineage_routes
 from modelplane.api.mlflow.routes import add_mlflow_routes
+from modelplane.api.notifications import add_notification_routes
+from modelplane.api.policies import add_policy_routes
 from modelplane.api.publishing import add_publishing_routes
 from modelplane.api.registry import add_registry_routes
+from modelplane.api.roles import Roles
 from modelplane.api.routes import Routes
 from modelplane.api.telemetry import add_telemetry_routes
 from modelplane.api.tokens import add_token_routes
@@ -47,7 +57,8 @@ def create_app(dependencies: ApiDependencies) -> FastAPI:
         The ports and settings it works with; nothing else is read from anywhere.
     """
     identities = Identities(dependencies.store, dependencies.clock)
-    context = Context(dependencies, identities, Catalog(dependencies.store))
+    store = dependencies.store
+    context = Context(dependencies, identities, Roles(store), Catalog(store))
     registry = CollectorRegistry()
     app = FastAPI(
         title="modelplane",
@@ -80,8 +91,17 @@ def _routes() -> tuple[BaseRoute, ...]:
     add_history_routes(routes)
     add_publishing_routes(routes)
     add_token_routes(routes)
+    add_authorization_routes(routes)
     add_webhook_routes(routes)
     add_analysis_replay_routes(routes)
+    add_evidence_routes(routes)
+    add_approval_routes(routes)
+    add_approval_link_routes(routes)
+    add_delegation_routes(routes)
+    add_notification_routes(routes)
+    add_contract_routes(routes)
+    add_gate_routes(routes)
+    add_policy_routes(routes)
     add_action_routes(routes)
     add_kind_routes(routes)
     return tuple(routes.all)

@@ -6,6 +6,7 @@ Called by `kinds`. Loads what the decisions need, commits what they return.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from modelplane.api.access import Context
@@ -13,9 +14,17 @@ from modelplane.api.answers import AnyResource
 from modelplane.api.bodies import parse_part
 from modelplane.api.committing import commit
 from modelplane.api.deployments import Applied, apply_deployment, load_environment
+from modelplane.api.granting import (
+    check_binding_applied,
+    check_binding_deleted,
+    check_role_deleted,
+)
+from modelplane.api.policies import check_policies, check_unused
 from modelplane.decisions.admission import Asked, Result, admit_plain
 from modelplane.decisions.aliases import Mover, drop_version
+from modelplane.decisions.authorization import model_of
 from modelplane.decisions.registration import bury_version
+from modelplane.decisions.role_checks import check_role
 from modelplane.decisions.whole_state import (
     check_environment,
     check_environment_unused,
@@ -28,10 +37,12 @@ from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
 from modelplane.resources.manifest import read_document
-from modelplane.resources.meta import API_VERSION, Part, ResourceKey
+from modelplane.resources.meta import API_VERSION, Part, ResourceKey, Subject
 from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
+from modelplane.resources.promotion_policy import PromotionPolicy
+from modelplane.resources.role import Role, RoleBinding
 
 
 def read_declared(
@@ -71,6 +82,20 @@ def read_declared(
     return declared
 
 
+async def allow_apply(context: Context, subject: Subject, declared: AnyResource) -> None:
+    """Raise `Forbidden` unless `subject` may write what is declared over what there is."""
+    kind, key = declared.kind, declared.key
+    existing = await context.store.find(type(declared), key.name, key.environment)
+    about = {model_of(resource) for resource in (declared, existing) if resource is not None}
+    for model in about:
+        await context.allow(subject, "apply", kind, key.environment, model=model)
+    if isinstance(declared, Model) and isinstance(existing, Model):
+        kept = existing.metadata.labels.items() & declared.metadata.labels.items()
+        if len(kept) < len(existing.metadata.labels):
+            # Labels choose the policies of a model: taking one away could lift a policy.
+            await context.allow(subject, "apply", PromotionPolicy.__name__)
+
+
 async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_run: bool) -> Applied:
     """Make `declared` what is declared, or say what that would do."""
     if isinstance(declared, ModelDeployment):
@@ -79,7 +104,7 @@ async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_ru
     async def prepare() -> tuple[Transaction, tuple[Result, AnyResource]]:
         key = declared.key
         existing = await context.store.find(type(declared), key.name, key.environment)
-        await _check(context.store, declared, existing)
+        await _check(context.store, declared, existing, asked.now)
         result, merged = admit_plain(declared, existing)
         if existing is None and isinstance(merged, Model):
             before = await load_model(context.store, key.name)
@@ -98,13 +123,20 @@ async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_ru
     return Applied(result, written[0] if written else merged)
 
 
-async def _check(store: Store, declared: AnyResource, existing: AnyResource | None) -> None:
+async def _check(
+    store: Store, declared: AnyResource, existing: AnyResource | None, now: datetime
+) -> None:
     if declared.metadata.environment is not None:
         await load_environment(store, declared.metadata.environment)
     if isinstance(declared, Environment):
         check_environment(declared, (await store.list(Environment))[0])
     if isinstance(declared, Job) and isinstance(existing, Job):
         check_job_change(declared, existing)
+    if isinstance(declared, Role):
+        check_role(declared)
+    if isinstance(declared, RoleBinding):
+        await check_binding_applied(store, declared, now)
+    await check_policies(store, declared)
 
 
 async def delete(
@@ -129,6 +161,11 @@ async def delete(
             return transaction, buried
         if isinstance(resource, Environment):
             check_environment_unused(resource, (await store.list(ModelDeployment))[0])
+        await check_unused(store, resource)
+        if isinstance(resource, Role):
+            await check_role_deleted(store, resource)
+        if isinstance(resource, RoleBinding):
+            await check_binding_deleted(store, resource, asked.now)
         if isinstance(resource, Model):
             versions, _ = await store.list(ModelVersion, prefix=f"{key.name}@")
             check_model_unused(resource, versions)

@@ -152,7 +152,7 @@ def _add_checking(routes: Routes) -> None:
     async def repair(request: Request) -> Response:
         """Write lacking records again, and remove the orphans and stray records named."""
         context = context_of(request)
-        subject = await context.admit(request, "act", "Artifact")
+        subject = await context.admit(request, "delete", "Artifact")
         body, asked = await read_action(context, request, subject, remove=list, grace=str)
         wanted = _read_names(body.get("remove", []))
         before = asked.now - _read_grace(body.get("grace", DEFAULT_GRACE), "grace")

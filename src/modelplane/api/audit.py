@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from modelplane.api.access import context_of
 from modelplane.api.answers import encode, json_response
 from modelplane.api.routes import Routes
-from modelplane.errors import FieldError, InvalidResource
+from modelplane.errors import FieldError, InvalidResource, NotFound
 from modelplane.ports.store import AuditRecord
 from modelplane.resources.kinds import find_kind
 from modelplane.resources.meta import API_VERSION
@@ -80,9 +80,19 @@ def add_audit_routes(routes: Routes) -> None:
 
         return StreamingResponse(lines(), media_type="application/jsonl")
 
+    async def head(request: Request) -> Response:
+        """Return the newest signed link, and the public key that it and evidence are signed with."""
+        context = context_of(request)
+        await context.admit(request, "get", "Evidence")
+        signed = await context.dependencies.signed_head()
+        if signed is None:
+            raise NotFound("the audit log has no signed head yet")
+        return json_response(signed)
+
     routes.add("GET", "/audit", read, tag="Audit", operation_id="listAudit")
     routes.add("GET", "/audit:verify", verify, tag="Audit", operation_id="verifyAudit")
     routes.add("GET", "/audit:export", export, tag="Audit", operation_id="exportAudit")
+    routes.add("GET", "/audit:head", head, tag="Audit", operation_id="getAuditHead")
 
 
 def _page_response(records: Sequence[AuditRecord], *, end: int) -> Response:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelplane.decisions.gate_keys import StagePlace
 from modelplane.ports.blobs import Blobs
 from modelplane.ports.clock import Clock
 from modelplane.ports.metrics import Metrics
@@ -53,6 +54,12 @@ class ApiDependencies:
         Checks the audit chain: ``{verified, records, faults: [{sequence, kind, message}]}``.
     signed_head
         Returns the signed head of the audit chain with the public key, or None.
+    sign
+        Signs evidence with the audit log's key; hex.
+    link_key
+        Seals the one-time links of approvals; without one they are all refused.
+    stage_place
+        What stages of pipelines are run by here.
     secret
         Returns a secret that a resource names, or None.
     wake_source
@@ -74,6 +81,9 @@ class ApiDependencies:
     new_secret: Callable[[], str]
     verify_audit: Callable[[], Awaitable[Mapping[str, Any]]]
     signed_head: Callable[[], Awaitable[Mapping[str, Any] | None]]
+    sign: Callable[[bytes], str]
+    link_key: bytes = b""
+    stage_place: StagePlace = StagePlace("", "")
     secret: Callable[[str], str | None] = lambda name: None
     wake_source: Callable[[str, str | None, int | None], None] = lambda *hint: None
     on_loopback: bool = True

@@ -18,15 +18,14 @@ from modelplane.decisions.admission import (
     Admission,
     Asked,
     Result,
-    Situation,
     admit_deployment,
     admit_promotion,
-    is_active,
 )
 from modelplane.decisions.promotion_sources import admit_undo, choose_source
 from modelplane.decisions.rollout_requests import RolloutVerb, request_of_rollout
 from modelplane.decisions.versions import LATEST, resolve_version
 from modelplane.errors import FieldError, InvalidResource, NotFound
+from modelplane.ports.situations import load_active, load_situation, write_admission
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Resource
@@ -68,9 +67,9 @@ async def apply_deployment(
         model = declared.spec.model
         version = await load_version(context.store, model, declared.spec.version)
         name = declared.metadata.name
-        situation = await _load_situation(context.store, environment, name, version)
+        situation = await load_situation(context.store, environment, name, version)
         admission = admit_deployment(declared, version, situation, asked)
-        return _write(admission, asked, "apply"), admission
+        return write_admission(admission, asked, "apply"), admission
 
     return await _carry_out(context, prepare, dry_run=dry_run)
 
@@ -89,17 +88,6 @@ async def _carry_out(
     deployment = next((r for r in written if isinstance(r, ModelDeployment)), admission.deployment)
     promotion = next((r for r in written if isinstance(r, Promotion)), admission.promotion)
     return Applied(admission.result, deployment, promotion, admission.warnings)
-
-
-def _write(admission: Admission, asked: Asked, action: str) -> Transaction:
-    transaction = Transaction(asked.subject, asked.reason)
-    if admission.result == "created":
-        transaction.create(admission.deployment, action)
-    elif admission.result == "changed":
-        transaction.update(admission.deployment, action)
-    if admission.promotion is not None:
-        transaction.create(admission.promotion, "request")
-    return transaction
 
 
 async def load_environment(
@@ -159,55 +147,6 @@ async def find_version(store: Store, name: str) -> ModelVersion:
     return await load_version(store, model, wanted)
 
 
-async def _load_situation(
-    store: Store, environment: Environment, name: str, version: ModelVersion
-) -> Situation:
-    place = environment.metadata.name
-    existing = await store.find(ModelDeployment, name, place)
-    in_staging = environment.spec.stage != "production" or await _was_in_staging(store, version)
-    if existing is None:
-        promotions, _ = await store.list(Promotion, place)
-        rollouts, _ = await store.list(Rollout, place)
-        return Situation(
-            environment,
-            in_staging=in_staging,
-            promotions_before=_highest(p for p in promotions if p.spec.deployment == name),
-            rollouts_before=_highest(r for r in rollouts if r.spec.deployment == name),
-        )
-    active = await load_active(store, existing)
-    return Situation(environment, existing, active, in_staging)
-
-
-def _highest(resources: Any) -> int:
-    return max((resource.spec.ordinal for resource in resources), default=0)
-
-
-async def load_active(store: Store, deployment: ModelDeployment) -> Promotion | None:
-    """Return the deployment's latest promotion while it is unfinished."""
-    if deployment.status.promotion is None:
-        return None
-    place = deployment.metadata.environment
-    latest = await store.find(Promotion, deployment.status.promotion, place)
-    return latest if is_active(latest) else None
-
-
-async def _was_in_staging(store: Store, version: ModelVersion) -> bool:
-    """Whether the version serves, or has served, in an environment whose stage is staging."""
-    wanted = version.spec.model, version.spec.version
-    environments, _ = await store.list(Environment)
-    staging = [e.metadata.name for e in environments if e.spec.stage == "staging"]
-    for place in staging:
-        deployments, _ = await store.list(ModelDeployment, place)
-        stable = [d.status.stable for d in deployments if d.status.stable]
-        if any((revision.model, revision.version) == wanted for revision in stable):
-            return True
-        promotions, _ = await store.list(Promotion, place)
-        done = [p.spec.revision for p in promotions if p.status.phase == "Done"]
-        if any((revision.model, revision.version) == wanted for revision in done):
-            return True
-    return False
-
-
 async def promote(
     context: Context, name: str, body: dict[str, Any], environment: str | None, asked: Asked
 ) -> Applied:
@@ -233,7 +172,10 @@ deployments."""
 async def promote_chosen(
     context: Context, target_name: str, choose: Chooser, wanted: str | None, asked: Asked
 ) -> Applied:
-    """Ask for a version (None: what the source serves) of the deployment that `choose` returns."""
+    """Ask for a version (None: what the source serves) of the deployment that `choose` returns.
+
+    The door of every way to promote: raises `Forbidden` when who asks may not promote there.
+    """
     store = context.store
 
     async def prepare() -> tuple[Transaction, Admission]:
@@ -241,14 +183,17 @@ async def promote_chosen(
         environments, _ = await store.list(Environment)
         deployments, _ = await store.list(ModelDeployment)
         source = choose(target, environments, deployments)
-        name = source.metadata.name
+        name, model = source.metadata.name, source.spec.model
+        await context.allow(
+            asked.subject, "promote", "ModelDeployment", target.metadata.name, model=model
+        )
         stable = source.status.stable
         serving = stable.version if stable else source.spec.version
         written = wanted or serving
-        version = await load_version(store, source.spec.model, written)
-        situation = await _load_situation(store, target, name, version)
+        version = await load_version(store, model, written)
+        situation = await load_situation(store, target, name, version)
         admission = admit_promotion(source, written, version, situation, asked)
-        return _write(admission, asked, "promote"), admission
+        return write_admission(admission, asked, "promote"), admission
 
     return await _carry_out(context, prepare)
 
@@ -263,7 +208,7 @@ async def undo(context: Context, name: str, environment: str, asked: Asked) -> A
         own = [rollout for rollout in rollouts if rollout.spec.deployment == name]
         active = await load_active(store, deployment)
         admission = admit_undo(deployment, own, active, asked)
-        return _write(admission, asked, "undo"), admission
+        return write_admission(admission, asked, "undo"), admission
 
     return await _carry_out(context, prepare)
 

@@ -83,7 +83,9 @@ class Gate:
         except Exception:
             # As text: renderers that show local variables would show tokens.
             stack = traceback.format_exc()
-            _log.error("request failed", request_id=request_id, path=scope["path"], stack=stack)
+            # The route and not the path: some paths hold a secret, such as one-time links.
+            path = getattr(scope.get("route"), "path", "none")
+            _log.error("request failed", request_id=request_id, path=path, stack=stack)
             if started:
                 raise
             problem = make_problem(

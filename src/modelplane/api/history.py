@@ -50,7 +50,7 @@ def add_history_routes(routes: Routes) -> None:
     ) -> Response:
         """Return the moves, newest first; with `at` what every name named then, and why."""
         context = context_of(request)
-        await context.admit(request, "list", "AliasMove", environment)
+        await context.admit(request, "list", "AliasMove", environment, model=name)
         moment = parse_moment(at) if at is not None else None
         moves, version = await context.store.list(AliasMove, prefix=f"{name}@")
         if not moves and await context.store.find(Model, name) is None:

@@ -57,6 +57,7 @@ class Identities:
         self._tokens: dict[str, Token] = {}
         self._fresh_until_s = float("-inf")
         self._loading = asyncio.Lock()
+        self.revoking = asyncio.Lock()
 
     def forget(self) -> None:
         """Read the tokens anew at the next request: one was made or revoked."""

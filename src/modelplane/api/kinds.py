@@ -13,7 +13,13 @@ from starlette.responses import Response
 
 from modelplane.api.access import context_of
 from modelplane.api.answers import AnyResource, part_response, show
-from modelplane.api.applying import apply, delete, read_declared, report_status
+from modelplane.api.applying import (
+    allow_apply,
+    apply,
+    delete,
+    read_declared,
+    report_status,
+)
 from modelplane.api.deployments import find_version
 from modelplane.api.listing import add_listing
 from modelplane.api.routes import Routes
@@ -49,7 +55,7 @@ def _add_getting(routes: Routes, kind: type[AnyResource]) -> None:
     async def get(request: Request, name: str, environment: EnvironmentQuery = None) -> Response:
         context = context_of(request)
         key = _key(kind, name, environment)
-        await context.admit(request, "get", name_of_kind, key.environment)
+        await context.admit(request, "get", name_of_kind, key.environment, name=name)
         found: AnyResource
         if kind is ModelVersion:
             found = await find_version(context.store, name)
@@ -81,12 +87,9 @@ def _add_apply(routes: Routes, kind: type[AnyResource]) -> None:
         reason: ReasonQuery = "",
     ) -> Response:
         context = context_of(request)
-        place = environment if kind.scoped else None
-        subject = await context.admit(request, "apply", kind.__name__, place)
+        subject = await context.admit_somewhere(request, "apply", kind.__name__)
         declared = read_declared(await context.read_object(request), kind, name, environment)
-        # The manifest may name the environment: what counts is where it leads.
-        place = declared.metadata.environment
-        subject = await context.admit(request, "apply", kind.__name__, place)
+        await allow_apply(context, subject, declared)
         asked = Asked(subject, context.dependencies.clock.now(), reason)
         return (await apply(context, declared, asked, dry_run=dry_run)).response()
 
@@ -110,7 +113,7 @@ def _add_delete(routes: Routes, kind: type[AnyResource]) -> None:
     ) -> Response:
         context = context_of(request)
         key = _key(kind, name, environment)
-        subject = await context.admit(request, "delete", kind.__name__, key.environment)
+        subject = await context.admit(request, "delete", kind.__name__, key.environment, name=name)
         asked = Asked(subject, context.dependencies.clock.now(), reason)
         return part_response(await delete(context, kind, key, asked))
 

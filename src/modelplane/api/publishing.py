@@ -16,11 +16,12 @@ from starlette.responses import Response
 from modelplane.api.access import Context, context_of
 from modelplane.api.answers import json_response
 from modelplane.api.bodies import take_fields
-from modelplane.api.deployments import Applied, load_active, load_version, promote_chosen
+from modelplane.api.deployments import Applied, load_version, promote_chosen
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.publishing import choose_deployment, choose_environment
 from modelplane.errors import FieldError, InvalidResource, NotFound
+from modelplane.ports.situations import load_active
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import check_model_name
 from modelplane.resources.model import ModelVersion
@@ -48,18 +49,22 @@ async def publish(
     environment
         Name of the environment.
     asked
-        Who asks, when and why; may act on deployments there.
+        Who asks, when and why.
     deployment
         Its name, where the model has several.
 
     Raises
     ------
+    Forbidden
+        Who asks may not promote there.
     NoDeployment
         The model has no deployment there nor in an environment before.
     ModelplaneError
         The promotion is refused; nothing was written.
     """
     model = version.spec.model
+    # Before looking for a place: who may not promote there learns nothing of what is there.
+    await context.allow(asked.subject, "promote", "ModelDeployment", environment, model=model)
 
     def choose(
         target: Environment,
@@ -77,11 +82,10 @@ def add_publishing_routes(routes: Routes) -> None:
     async def put(request: Request) -> Response:
         """Promote a version; the body is JSON, whatever its content type says."""
         context = context_of(request)
-        subject = await context.admit(request, "act", "ModelDeployment")
+        subject = await context.admit_somewhere(request, "promote", "ModelDeployment")
         body = _read_fields(await context.read_object(request))
         environments, _ = await context.store.list(Environment)
         place = choose_environment(body["status"], environments).metadata.name
-        subject = await context.admit(request, "act", "ModelDeployment", place)
         version = await _find_version(context, body)
         asked = Asked(subject, context.dependencies.clock.now(), body.get("reason", ""))
         applied = await publish(context, version, place, asked, deployment=body.get("deployment"))
@@ -90,7 +94,7 @@ def add_publishing_routes(routes: Routes) -> None:
     async def get(request: Request, name: str) -> Response:
         """Say where a version serves, and what became of its promotions."""
         context = context_of(request)
-        await context.admit(request, "get", "ModelVersion")
+        await context.admit(request, "get", "ModelVersion", name=name)
         return json_response(await _describe(context, await _find_version(context, {"id": name})))
 
     schema = {

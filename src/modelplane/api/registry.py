@@ -66,15 +66,16 @@ def add_registry_routes(routes: Routes) -> None:
     async def push(request: Request) -> Response:
         """Register a version whose artifact was uploaded before; repeating it changes nothing."""
         context = context_of(request)
-        subject = await context.admit(request, "apply", "ModelVersion")
+        subject = await context.admit_somewhere(request, "apply", "ModelVersion")
         wanted = parse_part(Push, await context.read_object(request))
+        await context.allow(subject, "apply", "ModelVersion", model=wanted.model)
         asked = Asked(subject, context.dependencies.clock.now())
         return (await register(context, wanted, asked)).response()
 
     async def act(request: Request, name: str, verb: str) -> Response:
         """Change the tags, an alias or the description of a version, or correct its record."""
         context = context_of(request)
-        subject = await context.admit(request, "act", "ModelVersion")
+        subject = await context.admit(request, "act", "ModelVersion", name=name)
         if verb not in _ACTIONS:
             hint = f"it has: {', '.join(_ACTIONS)}"
             raise NotFound(f"a version has no action {verb[:80]!r}", hint=hint)

@@ -52,7 +52,7 @@ def add_telemetry_routes(routes: Routes) -> None:
         context = context_of(request)
         dependencies = context.dependencies
         place = environment or DEFAULT_ENVIRONMENT
-        await context.admit(request, "get", "ModelDeployment", place)
+        await context.admit(request, "get", "ModelDeployment", place, name=name)
         deployment = await load_deployment(context.store, name, place)
         split = await context.store.find(TrafficSplit, name, place)
         since = dependencies.clock.now() - timedelta(seconds=seconds)

@@ -7,14 +7,15 @@ from datetime import datetime, timedelta
 from fastapi import Request
 from starlette.responses import Response
 
-from modelplane.api.access import context_of
+from modelplane.api.access import Context, context_of
 from modelplane.api.actions import read_action
 from modelplane.api.answers import json_response, part_response, show
-from modelplane.api.identity import make_token
+from modelplane.api.granting import check_token_revoked
+from modelplane.api.identity import make_token, subject_of
 from modelplane.api.routes import Routes
 from modelplane.errors import Conflict, FieldError, InvalidResource, NotFound
 from modelplane.ports.store import Transaction
-from modelplane.resources.meta import check_name
+from modelplane.resources.meta import Subject, check_name
 from modelplane.resources.quantities import parse_duration
 from modelplane.resources.token import Token
 
@@ -32,9 +33,12 @@ def add_token_routes(routes: Routes) -> None:
         body, asked = await read_action(context, request, subject, **fields)
         transaction = Transaction(subject, asked.reason)
         if verb == "revoke":
-            token = await context.store.get(Token, name)
-            transaction.delete(token, "revoke")
-            await context.store.commit(transaction)
+            # One at a time: of two that are revoked at once, each would leave the other.
+            async with context.identities.revoking:
+                token = await context.store.get(Token, name)
+                await check_token_revoked(context.store, token, asked.now)
+                transaction.delete(token, "revoke")
+                await context.store.commit(transaction)
             context.identities.forget()
             return part_response(show(token))
         _check(name, body.get("groups", []))
@@ -43,10 +47,12 @@ def add_token_routes(routes: Routes) -> None:
         secret = context.dependencies.new_secret()
         expires_at = _expiry(body.get("expiresIn"), asked.now)
         groups = tuple(dict.fromkeys(body.get("groups", [])))
-        transaction.create(make_token(name, groups, secret, expires_at=expires_at))
+        token = make_token(name, groups, secret, expires_at=expires_at)
+        transaction.create(token)
         (created,) = await context.store.commit(transaction)
         context.identities.forget()
-        return json_response({"resource": show(created).to_dict(), "secret": secret}, 201)
+        body = {"resource": show(created).to_dict(), "secret": secret}
+        return json_response(body | {"warnings": await _warn(context, subject_of(token))}, 201)
 
     routes.add(
         "POST",
@@ -56,6 +62,16 @@ def add_token_routes(routes: Routes) -> None:
         operation_id="actOnToken",
         summary="create or revoke",
     )
+
+
+async def _warn(context: Context, subject: Subject) -> list[str]:
+    authority = await context.roles.current()
+    if authority.bindings_of(subject):
+        return []
+    return [
+        f"{subject.name} may do nothing yet: no role is bound to its groups; see modelplane get "
+        "role-bindings"
+    ]
 
 
 def _check(name: str, groups: list[object]) -> None:

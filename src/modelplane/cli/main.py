@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "lineage": ("lineage", "Show what something came from, and what depends on it."),
         "reproduce": ("reproducing", "Run again what made a version, and compare predictions."),
         "predict": ("inference", "Ask a deployment for one prediction, through its gateway."),
+        "contract": ("contracts", "Publish what consumers expect, and ask what may be deployed."),
     },
     "Declare": {
         "apply": ("manifests", "Make the resources in manifests what is declared."),
@@ -48,10 +49,16 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Roll out": {
         "promote": ("promotion", "Promote a version of a deployment to an environment."),
         "rollout": ("rollouts", "Follow and steer rollouts."),
+        "approvals": ("approvals", "See who has to agree to what, and delegate."),
+        "approve": ("approvals", "Agree to a promotion that you are asked about."),
+        "reject": ("approvals", "Refuse a promotion that you are asked about."),
     },
     "Administer": {
+        "auth": ("auth", "Ask who one is, and who may do what."),
         "token": ("tokens", "Create, list and revoke tokens."),
         "audit": ("audit", "Read, verify and export the audit log."),
+        "evidence": ("evidence", "Export and check the evidence of promotions."),
+        "notification": ("notifications", "See what was sent, send dead letters again."),
         "backup": ("storage", "Copy the state into an archive."),
         "restore": ("storage", "Make a state directory from an archive."),
         "gc": ("storage", "Remove what nothing refers to any more."),

@@ -8,7 +8,7 @@ import typer
 
 from modelplane.cli.columns import headers_of, rows_of
 from modelplane.cli.options import Plain, PlainOutput
-from modelplane.cli.output import print_json, print_table, remark
+from modelplane.cli.output import print_json, print_table, remark, warn
 from modelplane.cli.session import Session, command, make_app
 from modelplane.resources.token import Token
 
@@ -23,8 +23,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the token: it
     token,
     "create",
     examples=[
-        "modelplane token create anna --group admin",
-        "modelplane token create dashboards --expires-in 90d",
+        "modelplane token create anna --group developer --group approver",
+        "modelplane token create dashboards --group auditor --expires-in 90d",
     ],
 )
 def create(
@@ -33,7 +33,9 @@ def create(
     name: Name,
     group: Annotated[
         list[str] | None,
-        typer.Option("--group", "-g", metavar="GROUP", help="May be repeated; admin may do all."),
+        typer.Option(
+            "--group", "-g", metavar="GROUP", help="Its roles are bound to it; may be repeated."
+        ),
     ] = None,
     expires_in: Annotated[
         str | None,
@@ -43,13 +45,19 @@ def create(
 ) -> None:
     """Create a token; its secret is shown this once and stored nowhere.
 
-    A token of group admin may do everything; any other may only read.
+    What it may do are the roles that are bound to its groups: from the start the groups developer,
+    approver, operator, auditor and admin have the role of their name. A token in no bound group
+    may do nothing.
     """
-    made, secret = session.client.create_token(name, tuple(group or ()), expires_in=expires_in)
+    made, secret, warnings = session.client.create_token(
+        name, tuple(group or ()), expires_in=expires_in
+    )
     if output is Plain.JSON:
-        print_json({"resource": made.to_dict(), "secret": secret})
+        print_json({"resource": made.to_dict(), "secret": secret, "warnings": warnings})
         return
     typer.echo(secret)
+    for warning in warnings:
+        warn(warning)
     remark("keep it: it is not shown again. Use it as MODELPLANE_TOKEN, or as a bearer token.")
 
 
@@ -65,7 +73,7 @@ def list_(session: Session, *, output: PlainOutput = Plain.TEXT) -> None:
 
 @command(token, "revoke", examples=["modelplane token revoke anna"])
 def revoke(session: Session, *, name: Name, output: PlainOutput = Plain.TEXT) -> None:
-    """Make a token worthless, at once."""
+    """Make a token worthless, at once; the last one of role admin stays."""
     session.client.revoke_token(name)
     if output is Plain.JSON:
         print_json({"name": name, "result": "revoked"})

@@ -26,11 +26,13 @@ from modelplane.client.answers import (
     read_prediction,
     read_resource,
 )
+from modelplane.client.artifacts import tar_stream
 from modelplane.client.calls import Call, retry_delay_s
 from modelplane.client.endpoint import find_endpoint
 from modelplane.client.listing import LARGEST_PAGE, Pages
 from modelplane.client.transport import (
     STREAM_TIMEOUT,
+    UPLOAD_TIMEOUT,
     describe_failure,
     encode_body,
     gateway_url,
@@ -210,6 +212,29 @@ class AsyncClient:
             file.seek(0)
             await asyncio.to_thread(unpack_tree, file, destination, digest)
 
+    async def upload_artifact(self, path: Path, digest: str) -> None:
+        """Store a file or folder under its digest, unless it is there already.
+
+        Raises
+        ------
+        InvalidResource
+            It cannot be read, or its bytes do not have the digest.
+        """
+        try:
+            await self._send(calls.artifact("HEAD", digest))
+            return
+        except NotFound:
+            pass
+        call = calls.artifact("PUT", digest)
+        try:
+            response = await self._http.request(
+                call.method, call.path, content=_pieces(path), timeout=UPLOAD_TIMEOUT
+            )
+        except httpx.HTTPError as error:
+            raise describe_failure(error, self.endpoint.url) from error
+        if response.status_code >= 400:
+            raise error_of(response.status_code, response.content, call.path)
+
     async def post_telemetry(self, batch: TelemetryBatch) -> TelemetryReceipt:
         """Send one batch; sending it again changes nothing."""
         call = Call("POST", f"{calls.PREFIX}/telemetry", body=batch.to_dict())
@@ -260,3 +285,11 @@ class AsyncClient:
         if response.status_code >= 400:
             raise error_of(response.status_code, response.content, call.path)
         return response.content
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    """Yield the tar stream of a file or folder; reads in threads."""
+    pieces = tar_stream(path)
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        if piece:  # an empty one would end the body
+            yield piece

@@ -5,8 +5,164 @@ A part of `Client`; holds no rules.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelplane.client.answers import Applied, read_applied, read_resource
+from modelplane.client.approvals import (
+    answer_call,
+    channel_test_call,
+    delegate_call,
+    mine_call,
+    read_approvals,
+    replay_call,
+    revoke_call,
+)
+from modelplane.client.authorization import (
+    Permission,
+    can_i_call,
+    read_permission,
+    whoami_call,
+)
+from modelplane.client.calls import PREFIX, Call
+from modelplane.client.contracts import (
+    can_i_deploy_call,
+    publish_call,
+    read_deployability,
+    read_pact_file,
+    record_call,
+)
+from modelplane.client.evidence import evidence_call
 from modelplane.client.registering import RegistryClient
+from modelplane.decisions.deployability import Deployability
+from modelplane.resources.approval import Approval, Delegation
+from modelplane.resources.contract import Contract
+from modelplane.resources.meta import DEFAULT_ENVIRONMENT
+from modelplane.resources.notification import Notification
 
 
 class GateClient(RegistryClient):
     """Runs pipelines, answers approvals, fetches evidence."""
+
+    # -- who may do what ------------------------------------------------------------------
+
+    def whoami(self) -> dict[str, Any]:
+        """Return the name, the groups and the roles of the token in use."""
+        return self.send(whoami_call())
+
+    def can_i(
+        self,
+        verb: str,
+        kind: str,
+        environment: str | None = None,
+        *,
+        model: str | None = None,
+        subject: str | None = None,
+    ) -> Permission:
+        """Return whether one, or the token `subject`, may do `verb` to `kind`.
+
+        `model` is the one that the request would be about. Raises `InvalidResource` for an unknown
+        verb or kind, `Forbidden` about others when one may not read tokens.
+        """
+        call = can_i_call(verb, kind, environment, model=model, subject=subject)
+        return read_permission(self.send(call))
+
+    # -- approvals ------------------------------------------------------------------------
+
+    def approve(
+        self, name: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str = ""
+    ) -> Approval:
+        """Agree to what an approval asks; raises `Forbidden`, `Conflict`."""
+        call = answer_call(name, environment, "approve", reason)
+        return read_resource(Approval, self._connection.send(call))
+
+    def reject(
+        self, name: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str
+    ) -> Approval:
+        """Refuse what an approval asks, for a reason; that ends the promotion."""
+        call = answer_call(name, environment, "reject", reason)
+        return read_resource(Approval, self._connection.send(call))
+
+    def my_approvals(self) -> tuple[Approval, ...]:
+        """Return the open approvals that one may answer, those that expire first in front."""
+        return read_approvals(self._connection.send(mine_call()))
+
+    def delegate(
+        self, to: str, until: str, *, policies: Sequence[str] = (), reason: str = ""
+    ) -> Delegation:
+        """Let `to` answer for oneself until ``2d`` from now or an ISO time."""
+        call = delegate_call(to, until, policies, reason)
+        return read_resource(Delegation, self._connection.send(call))
+
+    def revoke_delegation(self, name: str) -> Delegation:
+        """End a delegation now, and return it as it was."""
+        return read_resource(Delegation, self._connection.send(revoke_call(name)))
+
+    # -- notifications --------------------------------------------------------------------
+
+    def replay_notification(self, name: str) -> Notification:
+        """Send a dead letter again; raises `Conflict` when it is not dead."""
+        return read_resource(Notification, self._connection.send(replay_call(name)))
+
+    def test_channel(self, name: str) -> Notification:
+        """Send a test to a channel; what comes of it stands in the notification's status."""
+        return read_resource(Notification, self._connection.send(channel_test_call(name)))
+
+    # -- evidence -------------------------------------------------------------------------
+
+    def evidence(self, promotion: str, environment: str = DEFAULT_ENVIRONMENT) -> dict[str, Any]:
+        """Return the signed bundle of a promotion that is over; `verify_evidence` checks it."""
+        return self.send(evidence_call(promotion, environment))
+
+    def evidence_key(self) -> str:
+        """Return the public key, PEM, that evidence and the audit log's head are signed with."""
+        return str(self.send(Call("GET", f"{PREFIX}/audit:head"))["publicKey"])
+
+    # -- contracts ------------------------------------------------------------------------
+
+    def publish_contract(
+        self,
+        pact: str | Path | Mapping[str, Any],
+        consumer_version: str,
+        *,
+        environments: Sequence[str] = (),
+        model: str | None = None,
+        reason: str = "",
+    ) -> Applied[Contract]:
+        """Publish a pact (a file, or its content) with the model that it names as provider.
+
+        `environments` says where this version of the consumer is deployed; `model` which model
+        is meant, where the pact calls it otherwise. The same pact again is ``unchanged``.
+        """
+        content = pact if isinstance(pact, Mapping) else read_pact_file(pact)
+        call = publish_call(
+            content, consumer_version, environments=environments, model=model, reason=reason
+        )
+        return read_applied(Contract, self._connection.send(call))
+
+    def record_deployment(
+        self,
+        consumer: str,
+        consumer_version: str,
+        environment: str,
+        *,
+        deployed: bool = True,
+        reason: str = "",
+    ) -> dict[str, Any]:
+        """Say that a version of a consumer is in an environment now, or not `deployed` any more.
+
+        The consumer's other versions leave the environment.
+        """
+        call = record_call(
+            consumer, consumer_version, environment, deployed=deployed, reason=reason
+        )
+        return self.send(call)
+
+    def can_i_deploy(self, pacticipant: str, version: str, environment: str) -> Deployability:
+        """Return whether a version of a model or a consumer may go to `environment`.
+
+        `version` may be ``latest``; raises `NotFound`.
+        """
+        call = can_i_deploy_call(pacticipant, version, environment)
+        return read_deployability(self._connection.send(call))

@@ -200,10 +200,11 @@ class Client(GateClient):
 
     def create_token(
         self, name: str, groups: tuple[str, ...] = (), *, expires_in: str | None = None
-    ) -> tuple[Token, str]:
-        """Make a token; returns it and its secret, which is shown this once."""
+    ) -> tuple[Token, str, tuple[str, ...]]:
+        """Make a token; returns it, its secret, which is shown this once, and warnings."""
         answer = self.act(Token, name, "create", groups=list(groups), expiresIn=expires_in)
-        return Token.model_validate(answer["resource"]), str(answer["secret"])
+        token = Token.model_validate(answer["resource"])
+        return token, str(answer["secret"]), tuple(answer.get("warnings", ()))
 
     def revoke_token(self, name: str) -> None:
         """Make a token worthless; raises `NotFound`."""

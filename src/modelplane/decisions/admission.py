@@ -41,11 +41,12 @@ R = TypeVar("R", bound=Resource[Any, Any])
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asks, why, and when."""
+    """Who asks, why, and when; `automatic` says that a policy does and no person."""
 
     subject: Subject
     now: datetime
     reason: str = ""
+    automatic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +232,12 @@ def make_promotion(
     *,
     requested_version: str,
     warnings: tuple[str, ...] = (),
+    restores: str | None = None,
 ) -> Promotion:
-    """Return the deployment's next promotion: the wish that it run `revision`."""
+    """Return the deployment's next promotion: the wish that it run `revision`.
+
+    `restores` names the promotion that brought the revision here before, when this one goes back.
+    """
     name, ordinal = deployment.metadata.name, deployment.status.promotions + 1
     return Promotion(
         metadata=Metadata(name=f"{name}-{ordinal}", environment=deployment.metadata.environment),
@@ -244,6 +249,8 @@ def make_promotion(
             subject=asked.subject,
             reason=asked.reason,
             warnings=warnings,
+            restores=restores,
+            automatic=asked.automatic,
         ),
     )
 

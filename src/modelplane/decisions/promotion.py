@@ -2,6 +2,11 @@
 
 Called by `controllers.promotion`. Pure. This is the one road to an environment: no rollout
 exists without an approved promotion.
+
+The order of the checks is total: finished → deployment deleted → own rollout → superseded by a
+newer promotion → nothing new (an undo, or what serves already) → freezes, gates, conditions,
+approvals (`promotion_guards`) → a running rollout has to end → the rollout begins. All of it is
+judged anew each time until the rollout begins, so that a policy changed meanwhile counts.
 """
 
 from __future__ import annotations
@@ -9,11 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from modelplane.decisions.promotion_guards import Guards, Passage, judge_passage
+from modelplane.resources.approval import Approval
 from modelplane.resources.model_deployment import ModelDeployment
-from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion, PromotionStatus
+from modelplane.resources.promotion import (
+    FINISHED_PROMOTION,
+    Promotion,
+    PromotionPhase,
+    PromotionStatus,
+)
 from modelplane.resources.rollout import Rollout
 
-_ENDS = {
+_ENDS: dict[str, PromotionPhase] = {
     "Promoted": "Done",
     "RolledBack": "RolledBack",
     "Failed": "Failed",
@@ -23,21 +35,44 @@ _ENDS = {
 
 @dataclass(frozen=True, slots=True)
 class PromotionDecision:
-    """The outcome.
+    """The outcome: everything in it is written in one transaction.
 
     Attributes
     ----------
     status
         The promotion's new status.
     start_rollout
-        Create the rollout now, in the same transaction as the status.
+        Create the rollout now.
     supersede
         A running rollout of an older promotion that has to end first.
+    start_runs
+        Pipelines of which a run has to be started.
+    create_approvals, void_approvals
+        Approvals to be written.
+    requeue_after_s
+        When to look again even if nothing changes.
     """
 
     status: PromotionStatus
     start_rollout: bool = False
     supersede: Rollout | None = None
+    start_runs: tuple[str, ...] = ()
+    create_approvals: tuple[Approval, ...] = ()
+    void_approvals: tuple[Approval, ...] = ()
+    requeue_after_s: float | None = None
+
+
+def needs_guards(
+    promotion: Promotion, deployment: ModelDeployment | None, own: Rollout | None
+) -> bool:
+    """Whether the decision depends on what guards the environment, which then is to be read."""
+    return (
+        promotion.status.phase not in FINISHED_PROMOTION
+        and own is None
+        and deployment is not None
+        and promotion.spec.ordinal >= deployment.status.promotions
+        and not _is_nothing_new(promotion, deployment)
+    )
 
 
 def decide_promotion(
@@ -46,6 +81,7 @@ def decide_promotion(
     own: Rollout | None,
     running: Rollout | None,
     *,
+    guards: Guards | None = None,
     now: datetime,
 ) -> PromotionDecision:
     """Decide what a promotion does next.
@@ -60,6 +96,8 @@ def decide_promotion(
         The rollout that this promotion started, if any.
     running
         The deployment's unfinished rollout, if any.
+    guards
+        What guards the environment; may be left out when `needs_guards` says so.
     now
         The time, UTC.
     """
@@ -69,36 +107,92 @@ def decide_promotion(
     if deployment is None:
         return PromotionDecision(_end(status, "Failed", "Deleted", "deployment deleted", now))
     if own is not None:
-        if own.finished:
-            phase = _ENDS[own.status.phase]
-            return PromotionDecision(
-                _end(status, phase, own.status.reason, own.status.message, now)
-            )
-        return PromotionDecision(
-            status.with_(phase="RollingOut", reason=own.status.reason, rollout=own.metadata.name)
-            if status.phase != "RollingOut"
-            else status
-        )
+        return PromotionDecision(_follow(status, own, now))
     if promotion.spec.ordinal < deployment.status.promotions:
         message = f"promotion {deployment.status.promotion} came after it"
         return PromotionDecision(_end(status, "Superseded", "Superseded", message, now))
-    if status.phase == "Requested":
-        message = "no policy guards this environment"
-        return PromotionDecision(status.with_(phase="Approved", reason="NoPolicy", message=message))
+    if _is_nothing_new(promotion, deployment):
+        passage = _pass_freely(promotion)
+    elif guards is None:
+        raise ValueError("a promotion that is not approved cannot be decided without its guards")
+    else:
+        passage = judge_passage(promotion, guards, now)
+    if passage.phase != "Approved":
+        return _hold(status, passage, now)
+    approved = _approve(status, passage, now)
+    if status.phase not in {"Approved", "RollingOut"}:
+        return PromotionDecision(approved, void_approvals=passage.void)
     if running is not None:
-        return PromotionDecision(status, supersede=running)
+        return PromotionDecision(approved, supersede=running, void_approvals=passage.void)
     stable = deployment.status.stable
     if stable is not None and stable.digest == promotion.spec.revision.digest:
         message = "this revision already serves"
-        return PromotionDecision(_end(status, "Done", "AlreadyServing", message, now))
+        return PromotionDecision(_end(approved, "Done", "AlreadyServing", message, now))
     return PromotionDecision(
-        status.with_(phase="RollingOut", reason="Started", message=""), start_rollout=True
+        approved.with_(phase="RollingOut", reason="Started", message=""),
+        start_rollout=True,
+        void_approvals=passage.void,
     )
+
+
+def _is_nothing_new(promotion: Promotion, deployment: ModelDeployment) -> bool:
+    """Whether it goes back to what was approved and served here, or changes nothing at all."""
+    stable = deployment.status.stable
+    serves = stable is not None and stable.digest == promotion.spec.revision.digest
+    return serves or promotion.spec.restores is not None
+
+
+def _pass_freely(promotion: Promotion) -> Passage:
+    if promotion.spec.restores is None:
+        return Passage("Approved", "AlreadyServing", "this revision already serves")
+    message = f"goes back to what promotion {promotion.spec.restores} brought here"
+    return Passage("Approved", "Restores", message)
+
+
+def _hold(status: PromotionStatus, passage: Passage, now: datetime) -> PromotionDecision:
+    """Return the decision of a promotion that may not go on, for now or for good."""
+    phase = passage.phase or status.phase
+    judged = _judged(status, passage).with_(phase=phase, approved_at=None)
+    if passage.phase is None:
+        judged = judged.with_(approved_at=status.approved_at)
+    if phase in FINISHED_PROMOTION:
+        judged = judged.with_(finished_at=now)
+    return PromotionDecision(
+        judged,
+        start_runs=passage.start,
+        create_approvals=passage.create,
+        void_approvals=passage.void,
+        requeue_after_s=passage.requeue_after_s,
+    )
+
+
+def _approve(status: PromotionStatus, passage: Passage, now: datetime) -> PromotionStatus:
+    at = status.approved_at if status.phase in {"Approved", "RollingOut"} else now
+    return _judged(status, passage).with_(phase="Approved", approved_at=at or now)
+
+
+def _judged(status: PromotionStatus, passage: Passage) -> PromotionStatus:
+    return status.with_(
+        reason=passage.reason,
+        message=passage.message,
+        policies=passage.policies,
+        gates=passage.gates,
+        approvals=passage.approvals,
+        evidence_digest=passage.evidence_digest,
+    )
+
+
+def _follow(status: PromotionStatus, own: Rollout, now: datetime) -> PromotionStatus:
+    """Return the status of a promotion whose rollout has begun: it ends as that does."""
+    if own.finished:
+        phase = _ENDS[own.status.phase]
+        return _end(status, phase, own.status.reason, own.status.message, now)
+    if status.phase == "RollingOut":
+        return status
+    return status.with_(phase="RollingOut", reason=own.status.reason, rollout=own.metadata.name)
 
 
 def _end(
-    status: PromotionStatus, phase: str, reason: str, message: str, now: datetime
+    status: PromotionStatus, phase: PromotionPhase, reason: str, message: str, now: datetime
 ) -> PromotionStatus:
-    return PromotionStatus.model_validate(
-        status.with_(reason=reason, message=message, finished_at=now).to_dict() | {"phase": phase}
-    )
+    return status.with_(phase=phase, reason=reason, message=message, finished_at=now)

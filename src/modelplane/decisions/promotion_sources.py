@@ -12,7 +12,7 @@ from modelplane.decisions.admission import Admission, Asked, make_promotion, wit
 from modelplane.errors import Conflict, NotFound
 from modelplane.resources.environment import Environment
 from modelplane.resources.model_deployment import ModelDeployment
-from modelplane.resources.promotion import Promotion
+from modelplane.resources.promotion import WAITING_PROMOTION, Promotion
 from modelplane.resources.rollout import Rollout
 
 
@@ -25,7 +25,8 @@ def admit_undo(
     """Decide how to go back to the revision that was stable before the last rollout.
 
     The declared spec stays as it is, so that applying the same manifest again does not bring
-    the revision back that was just undone.
+    the revision back that was just undone. A promotion that only waits (for gates, approval, the
+    end of a freeze) is superseded: going back always may.
 
     Raises
     ------
@@ -41,16 +42,22 @@ def admit_undo(
     if active is not None:
         if before is not None and active.spec.revision.digest == before.digest:
             return Admission("unchanged", deployment, None, ("that is already on its way",))
-        raise Conflict(
-            f"{name} is being changed by promotion {active.metadata.name}",
-            hint=f"take the running rollout back instead: modelplane rollout rollback {name}",
-        )
+        if active.status.phase not in WAITING_PROMOTION:
+            raise Conflict(
+                f"{name} is being changed by promotion {active.metadata.name}",
+                hint=f"take the running rollout back instead: modelplane rollout rollback {name}",
+            )
     if last is None or before is None or stable is None:
         raise Conflict(f"{name} has had no other version in {deployment.metadata.environment}")
     if last.spec.candidate.digest != stable.digest:
         raise Conflict(f"{name} no longer serves what rollout {last.metadata.name} brought")
     because = replace(asked, reason=asked.reason or f"undo of rollout {last.metadata.name}")
-    promotion = make_promotion(deployment, before, because, requested_version=before.version)
+    # What was stable came by a rollout; of one that is not on record any more the next one tells.
+    brought = [r for r in promoted if r.spec.candidate.digest == before.digest]
+    restores = (brought[-1] if brought else last).spec.promotion
+    promotion = make_promotion(
+        deployment, before, because, requested_version=before.version, restores=restores
+    )
     return Admission("changed", with_promotion(deployment, promotion), promotion)
 
 

@@ -31,6 +31,8 @@ class ProcessSpec:
         Standard output and error are appended to it.
     memory_bytes
         Limit of the memory that the process may write to, or None.
+    file_bytes
+        Largest file that the process may write, its log included, or None.
     labels
         Facts for the next keeper, such as what the process was started for; no secrets.
     """
@@ -41,6 +43,7 @@ class ProcessSpec:
     cwd: Path
     log_path: Path
     memory_bytes: int | None = None
+    file_bytes: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

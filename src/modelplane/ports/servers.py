@@ -25,10 +25,14 @@ class ServerCommand:
 
 @dataclass(frozen=True, slots=True)
 class PreparationFailed:
-    """A version's environment cannot be built; what happened, and the end of the log."""
+    """A version's environment cannot be built; what happened, and the end of the log.
+
+    ``transient`` when trying again may help: the package index did not answer, say.
+    """
 
     message: str
     log_tail: str = ""
+    transient: bool = False
 
 
 class Readiness(StrEnum):
@@ -82,8 +86,12 @@ class ModelServers(Protocol):
     async def scrape(self, socket: Path, path: str) -> Scrape:
         """Ask the server for its metrics; takes a few seconds at the most."""
 
-    def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Return all variables of a job that declares `env`; no secret is among them."""
+    def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
+        """Return all variables of a job that declares `env`; little is inherited.
+
+        With `ours` it runs in this node's own interpreter: then it may build environments and
+        read data as this node may, and gets what that takes.
+        """
 
 
 class Artifacts(Protocol):

@@ -6,10 +6,12 @@ evidence, and their answers; a `Delegation` lets somebody answer for somebody el
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
-from typing import ClassVar, Literal
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from modelplane.resources.meta import ModelName, Name, NoStatus, Part, Resource
 from modelplane.resources.promotion_policy import PolicyCondition
@@ -18,6 +20,41 @@ from modelplane.resources.selector import ModelSelector
 
 ApprovalPhase = Literal["Pending", "Approved", "Rejected", "Expired", "Void"]
 FINISHED_APPROVAL: frozenset[str] = frozenset({"Approved", "Rejected", "Expired", "Void"})
+
+
+def parse_threshold(value: Any) -> float:
+    """Read a number, or a percentage as its fraction.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+
+    Examples
+    --------
+    >>> parse_threshold("92%"), parse_threshold(0.92), parse_threshold("0.92")
+    (0.92, 0.92, 0.92)
+    """
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        text = str(value).strip()
+        is_percentage = text.endswith("%")
+        # Decimals, since 92 / 100 in binary is not what 0.92 is for every number.
+        number = float(Decimal(text.removesuffix("%").strip()) / (100 if is_percentage else 1))
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"not a threshold: {str(value)[:40]!r}; write 92% or 0.92") from None
+    if not math.isfinite(number):
+        raise ValueError("a threshold is a finite number")
+    return number
+
+
+Threshold = Annotated[
+    float,
+    BeforeValidator(parse_threshold),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "examples": ["92%"]}),
+]
+"""A number inside; ``92%`` or ``0.92`` outside."""
 
 
 class Approvers(Part):
@@ -39,11 +76,13 @@ class ApprovalPolicySpec(Part):
     team: str = Field(default="", max_length=100, description="Whose policy it is, in any script.")
     models: ModelSelector = Field(default_factory=ModelSelector)
     environments: tuple[Name, ...] = Field(
-        default=(), description="Absent: all that a promotion policy guards or that are named."
+        default=(), description="Where promotions need this approval; absent: everywhere."
     )
-    threshold: dict[str, str | float] = Field(
+    threshold: dict[str, Threshold] = Field(
         default_factory=dict,
-        description="Metrics that must be reached before anybody is asked: `{accuracy: 92%}`.",
+        max_length=50,
+        description="Metrics, as gates measured them, that must reach at least this before "
+        "anybody is asked: `{accuracy: 92%}`. For what must be small, write a condition.",
     )
     conditions: tuple[PolicyCondition, ...] = Field(
         default=(), max_length=50, description="Further conditions in CEL."
@@ -54,6 +93,13 @@ class ApprovalPolicySpec(Part):
         default=7 * 86400.0, gt=0, alias="expiresAfter", description="Unanswered so long: expired."
     )
     delegation: bool = Field(default=True, description="Whether approvers may delegate.")
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> ApprovalPolicySpec:
+        named = len(set(self.approvers.subjects))
+        if not self.approvers.groups and named < self.quorum:
+            raise ValueError(f"quorum is {self.quorum}, and only {named} may approve")
+        return self
 
 
 class ApprovalPolicy(Resource[ApprovalPolicySpec, NoStatus]):
@@ -72,7 +118,7 @@ class ApprovalPolicy(Resource[ApprovalPolicySpec, NoStatus]):
 class ApprovalDecision(Part):
     """One answer."""
 
-    subject: str
+    subject: str = Field(description="Who answered.")
     on_behalf_of: str | None = Field(default=None, description="Who delegated it.")
     decision: Literal["approve", "reject"]
     reason: str = ""

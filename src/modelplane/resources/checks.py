@@ -6,9 +6,9 @@ A stage of a `ValidationPipeline` holds exactly one of these. What each measures
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelplane.resources.meta import Part
 from modelplane.resources.quantities import ByteSize, Duration
@@ -19,6 +19,21 @@ CheckName = Literal[
 
 DataName = str
 """``DATASET`` (its newest version) or ``DATASET@VERSION``."""
+
+Features = Annotated[
+    tuple[str, ...],
+    Field(
+        description="Columns of the features, in the model's order, for a model that takes one "
+        "matrix; absent: all columns of numbers but the target.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    Field(
+        description="The model's output that is judged; absent: `predictions`, or `probabilities` "
+        "for metrics of them, or the only one that fits.",
+    ),
+]
 
 
 class AccuracyCheck(Part):
@@ -31,7 +46,12 @@ class AccuracyCheck(Part):
     target: str | None = Field(
         default=None, description="Column with the truth; absent: `target` or `label`."
     )
-    metric: str = Field(default="accuracy", description="A function of sklearn.metrics.")
+    metric: str = Field(
+        default="accuracy",
+        min_length=1,
+        max_length=100,
+        description="A function of sklearn.metrics, or `accuracy`, `f1`, `auc`, `rmse` …",
+    )
     arguments: dict[str, str | float | bool] = Field(
         default_factory=dict, description="Further arguments of the metric: `average: macro`."
     )
@@ -45,19 +65,36 @@ class AccuracyCheck(Part):
         "bound; absent: the champion is shown and does not decide.",
     )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of the interval.")
-    slices: tuple[str, ...] = Field(default=(), description="Columns to look at value by value.")
+    slices: tuple[str, ...] = Field(
+        default=(), max_length=20, description="Columns to look at value by value."
+    )
     slice_threshold: float | None = Field(
         default=None, description="Threshold for each slice of at least `sliceRows` rows."
     )
     slice_rows: int = Field(default=100, ge=1, description="Smaller slices are shown only.")
     max_rows: int | None = Field(default=None, ge=1, description="A seeded sample of so many.")
+    features: Features = ()
+    output: Output = None
+
+    @model_validator(mode="after")
+    def _slice_threshold_has_slices(self) -> AccuracyCheck:
+        if self.slice_threshold is not None and not self.slices:
+            raise ValueError("sliceThreshold decides on slices: name their columns in slices")
+        return self
 
 
 class FairnessCheck(Part):
     """The difference of a rate between groups."""
 
-    dataset: DataName | None = None
-    target: str | None = None
+    dataset: DataName | None = Field(
+        default=None,
+        description="Absent: the data that the version was evaluated on when it was pushed.",
+    )
+    target: str | None = Field(
+        default=None,
+        description="Column with the truth; absent: `target` or `label`. `selection_rate` takes "
+        "none.",
+    )
     group: str = Field(description="Column with the group.")
     metric: Literal[
         "selection_rate", "true_positive_rate", "false_positive_rate", "accuracy"
@@ -65,7 +102,9 @@ class FairnessCheck(Part):
     positive: str | float | bool = Field(default=1, description="The favourable outcome.")
     max_difference: float = Field(default=0.1, ge=0, le=1, description="Between any two groups.")
     min_rows: int = Field(default=100, ge=1, description="Smaller groups are shown only.")
-    max_rows: int | None = Field(default=None, ge=1)
+    max_rows: int | None = Field(default=None, ge=1, description="A seeded sample of so many.")
+    features: Features = ()
+    output: Output = None
 
 
 class LatencyCheck(Part):
@@ -129,7 +168,10 @@ class ParityCheck(Part):
         default=(), description="Absent: every environment that serves the model."
     )
     tolerance: float = Field(default=1e-9, ge=0, description="Of numbers, relative.")
-    max_rows: int = Field(default=200, ge=1)
+    max_rows: int = Field(
+        default=200, ge=1, le=10_000, description="A seeded sample of so many golden inputs."
+    )
+    features: Features = ()
 
 
 class CommandCheck(Part):

@@ -13,18 +13,24 @@ from modelplane.resources.meta import ModelName, Name, Part, Resource
 class ContractSpec(Part):
     """One version of one consumer's expectations of one model."""
 
-    consumer: Name
-    consumer_version: str = Field(min_length=1, max_length=100)
+    consumer: ModelName = Field(description="Who expects it, as the pact calls it.")
+    consumer_version: str = Field(
+        pattern=r"^[0-9A-Za-z][-0-9A-Za-z.+]*$",
+        max_length=100,
+        description="As the consumer counts: a semantic version, a commit …",
+    )
     model: ModelName = Field(description="The provider.")
     digest: str = Field(default="", description="SHA-256 of the pact, canonical JSON, hex.")
-    pact: dict[str, Any] = Field(description="The pact file, version 3 or 4.")
+    pact: dict[str, Any] = Field(
+        description="The pact file, version 2, 3 or 4 of its specification."
+    )
     environments: tuple[Name, ...] = Field(
         default=(), description="Where this version of the consumer is deployed."
     )
 
 
 class Verification(Part):
-    """Whether a version of the model keeps the contract."""
+    """Whether a version of the model keeps the contract, as was found last."""
 
     version: str
     artifact: str = Field(description="Digest of the version's files.")
@@ -37,7 +43,9 @@ class Verification(Part):
 class ContractStatus(Part):
     """Which versions keep it; the latest verification of each."""
 
-    verifications: tuple[Verification, ...] = ()
+    verifications: tuple[Verification, ...] = Field(
+        default=(), description="Of the newest 200 versions, oldest first."
+    )
 
 
 class Contract(Resource[ContractSpec, ContractStatus]):

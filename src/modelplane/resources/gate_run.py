@@ -130,9 +130,15 @@ class StageStatus(Part):
     inputs: dict[str, str] = Field(default_factory=dict, description="What the key is made of.")
     result: str | None = Field(default=None, description="Name of its StageResult.")
     cached: bool = Field(default=False, description="The result is of an earlier run.")
-    jobs: tuple[str, ...] = Field(default=(), description="Its jobs, a shard each.")
-    attempt: int = 0
+    jobs: tuple[str, ...] = Field(
+        default=(), description="Its latest jobs, a shard each; empty: not started yet."
+    )
+    shards: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="The cases of each shard, when it was cut into some."
+    )
+    attempt: int = Field(default=0, description="How often its jobs were started.")
     message: str = ""
+    log_tail: str = Field(default="", description="Of the job that ended it in error.")
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -194,6 +200,9 @@ class StageResultSpec(Part):
     outcome: StageOutcome
     evidence: str | None = Field(
         default=None, description="Digest of the artifact with everything it wrote."
+    )
+    shard_evidence: tuple[str, ...] = Field(
+        default=(), description="Digests of what the further shards wrote."
     )
     run: str = Field(description="The GateRun that it was made in.")
     duration_s: float = Field(description="Time of all its jobs together.")

@@ -7,9 +7,10 @@ afterwards, again and again until it arrives or is given up.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from modelplane.resources.meta import Name, NoStatus, Part, Resource
 from modelplane.resources.quantities import Duration
@@ -18,7 +19,11 @@ EventType = Literal[
     "approval.requested", "approval.approved", "approval.rejected", "approval.expired",
     "approval.void", "promotion.requested", "promotion.refused", "promotion.done",
     "promotion.rolled_back", "promotion.failed", "gate.passed", "gate.failed", "alias.put_back",
+    "channel.test",
 ]  # fmt: skip
+
+
+ReceiverType = Literal["webhook", "slack", "email"]
 
 
 class Event(Part):
@@ -32,17 +37,30 @@ class Event(Part):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
+def check_url(url: str) -> str:
+    """Return an http or https address that holds no credentials; raises ValueError otherwise."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not url.isprintable():
+        raise ValueError("not an address: write https://HOST/PATH")
+    if "@" in parts.netloc:
+        raise ValueError("leave credentials out of the address: resources hold no secrets")
+    return url
+
+
+Url = Annotated[str, AfterValidator(check_url)]
+
+
 class WebhookReceiver(Part):
     """An HTTP endpoint that takes CloudEvents, signed as Standard Webhooks says."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: Url
     secret: Name | None = Field(default=None, description="Name of the signing secret.")
 
 
 class SlackReceiver(Part):
     """An incoming webhook of Slack, or of what is compatible with it."""
 
-    url: str | None = Field(default=None, pattern=r"^https?://")
+    url: Url | None = None
     url_secret: Name | None = Field(
         default=None, description="Name of the secret that holds the address."
     )
@@ -87,7 +105,14 @@ class NotificationChannelSpec(Part):
         given = [r for r in (self.webhook, self.slack, self.email) if r is not None]
         if len(given) != 1:
             raise ValueError("a channel is exactly one of: webhook, slack, email")
+        if self.approver and self.email is not None and len(self.email.to) > 1:
+            raise ValueError("a channel of an approver writes to one address: links are personal")
         return self
+
+    @property
+    def receiver_type(self) -> ReceiverType:
+        """Which of the receivers it has."""
+        return "webhook" if self.webhook else "slack" if self.slack else "email"
 
 
 class NotificationChannel(Resource[NotificationChannelSpec, NoStatus]):
@@ -108,7 +133,10 @@ class NotificationSpec(Part):
 
     channel: Name
     event: Event
-    id: str = Field(description="Id of the CloudEvent; the same each time it is sent.")
+    id: str = Field(
+        description="Id of the CloudEvent; the same each time it is sent, so that receivers can "
+        "tell repetitions."
+    )
 
 
 class NotificationStatus(Part):
@@ -116,6 +144,9 @@ class NotificationStatus(Part):
 
     phase: Literal["Pending", "Delivered", "Dead"] = "Pending"
     attempts: int = 0
+    since: datetime | None = Field(
+        default=None, description="When the first attempt was made; a replay begins anew."
+    )
     next_at: datetime | None = None
     delivered_at: datetime | None = None
     message: str = ""

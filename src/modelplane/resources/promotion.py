@@ -22,6 +22,10 @@ PromotionPhase = Literal[
 FINISHED_PROMOTION: frozenset[str] = frozenset(
     {"Done", "RolledBack", "Failed", "Superseded", "Refused", "Rejected", "Expired"}
 )
+WAITING_PROMOTION: frozenset[str] = frozenset(
+    {"Requested", "Validating", "AwaitingApproval", "Approved"}
+)
+"""Nothing has begun yet."""
 
 
 class PromotionSpec(Part):
@@ -78,6 +82,9 @@ class PromotionStatus(Part):
         description="SHA-256 over the results of its gates: what approvals are bound to.",
     )
     approved_at: datetime | None = None
+    evidence: str | None = Field(
+        default=None, description="Digest of the artifact with the signed bundle, once it is over."
+    )
     finished_at: datetime | None = None
     conditions: tuple[Condition, ...] = ()
 

@@ -33,8 +33,8 @@ class RoleRule(Part):
     verbs: tuple[Verb | Literal["*"], ...] = Field(min_length=1)
     kinds: tuple[str, ...] = Field(
         min_length=1,
-        description="Kinds of resources, and `Artifact`, `Audit`, `Evidence`, `Telemetry`, "
-        "`Metrics`; `*` is all.",
+        description="Kinds of resources, and `Artifact`, `Audit`, `Evidence`, `Lineage`, "
+        "`Metrics`, `Telemetry`; `*` is all.",
     )
     stages: tuple[Stage, ...] = Field(
         default=(), description="Only in environments of these stages; absent: everywhere."

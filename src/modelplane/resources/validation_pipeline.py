@@ -6,9 +6,11 @@ when every validation passed, and whose pass is required before a person is aske
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, cast
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, Field, model_validator
 
 from modelplane.resources.checks import (
     AccuracyCheck,
@@ -21,7 +23,7 @@ from modelplane.resources.checks import (
     SchemaCheck,
     SecurityScanCheck,
 )
-from modelplane.resources.meta import ModelName, Name, NoStatus, Part, Resource
+from modelplane.resources.meta import ModelName, Name, Part, Resource
 from modelplane.resources.quantities import ByteSize, Duration
 from modelplane.resources.selector import ModelSelector
 
@@ -69,6 +71,12 @@ class Stage(Part):
             raise ValueError(f"a stage has exactly one check: {', '.join(CHECKS)}")
         return self
 
+    @model_validator(mode="after")
+    def _only_cases_are_cut(self) -> Stage:
+        if self.shards > 1 and (self.command is None or not self.command.cases):
+            raise ValueError("shards cuts the cases of a command; this stage has none")
+        return self
+
     @property
     def check(self) -> CheckName:
         """The name of the check."""
@@ -82,6 +90,16 @@ class Stage(Part):
 
 def _field(check: CheckName) -> str:
     return "schema_" if check == "schema" else check
+
+
+def _check_schedule(expression: str) -> str:
+    """Return a cron expression; raises ValueError when it is none."""
+    try:
+        next(CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration) as error:
+        what = str(error) or "it never comes"
+        raise ValueError(f"no cron expression ({what}); write five fields: 0 3 * * *") from None
+    return expression
 
 
 class Triggers(Part):
@@ -100,7 +118,7 @@ class Triggers(Part):
         alias="onContract",
         description="A consumer published a contract with one of the models.",
     )
-    schedule: str | None = Field(
+    schedule: Annotated[str, AfterValidator(_check_schedule)] | None = Field(
         default=None, description="Cron expression in UTC, such as `0 3 * * *`; champions run."
     )
 
@@ -138,7 +156,17 @@ class ValidationPipelineSpec(Part):
         return self
 
 
-class ValidationPipeline(Resource[ValidationPipelineSpec, NoStatus]):
+class ValidationPipelineStatus(Part):
+    """What its triggers have done."""
+
+    since: dict[str, datetime] = Field(
+        default_factory=dict,
+        description="Since when each trigger is on, by `push`, `dataset`, `contract`; for "
+        "`schedule` the last time it was due: what is older starts nothing.",
+    )
+
+
+class ValidationPipeline(Resource[ValidationPipelineSpec, ValidationPipelineStatus]):
     """The stages that versions of some models have to pass."""
 
     scoped: ClassVar[bool] = False
@@ -148,4 +176,4 @@ class ValidationPipeline(Resource[ValidationPipelineSpec, NoStatus]):
 
     kind: Literal["ValidationPipeline"] = "ValidationPipeline"
     spec: ValidationPipelineSpec
-    status: NoStatus = Field(default_factory=NoStatus)
+    status: ValidationPipelineStatus = Field(default_factory=ValidationPipelineStatus)

@@ -7,13 +7,14 @@ environment. It knows the control plane only as a client of its API.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.runtime.processes import LinuxProcesses
 from modelplane.adapters.runtime.servers import RuntimeServers
 from modelplane.agent.agent import Agent
-from modelplane.agent.node import Places
+from modelplane.agent.node import AgentOptions, Places
 from modelplane.client import AsyncClient
 from modelplane.errors import TransientError
 from modelplane.settings import Paths, Settings
@@ -39,6 +40,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
             gateway_factory=EnvoyGateways(settings),
             clock=SystemClock(),
             places=Places(paths.agent, paths.runtime_dir, paths.logs),
+            options=AgentOptions(job_slots=settings.job_slots or max(2, os.cpu_count() or 1)),
         )
         await agent.run(stopping)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from modelplane.adapters.store.signing import HeadKeeper
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.settings import Paths
 
@@ -17,6 +18,11 @@ class AuditProof:
     def __init__(self, store: SqliteStore, paths: Paths) -> None:
         self._store = store
         self._paths = paths
+        self._heads = HeadKeeper(paths.audit)
+
+    def sign(self, data: bytes) -> str:
+        """Sign evidence with the audit log's key, hex."""
+        return self._heads.sign_bytes(data)
 
     async def verify(self) -> Mapping[str, Any]:
         """Check the chain; ``faults`` names each record that is wrong."""

@@ -11,10 +11,12 @@ import os
 import secrets
 from pathlib import Path
 
+from modelplane.decisions.roles import BUILT_IN_BINDINGS, BUILT_IN_ROLES, FIRST_BINDINGS
 from modelplane.errors import NoSpace, TerminalError
-from modelplane.ports.store import Store, Transaction
+from modelplane.ports.store import AnyResource, Store, Transaction
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.meta import Metadata, Subject
+from modelplane.resources.role import RoleBinding
 from modelplane.resources.token import Token, TokenSpec
 from modelplane.settings import STATE_FORMAT, Paths, Settings
 
@@ -52,7 +54,7 @@ def prepare_state(paths: Paths) -> None:
         ):
             directory.mkdir(mode=0o700, exist_ok=True)
         paths.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for file in (paths.admin_token, paths.agent_token, paths.gateway_token):
+        for file in (paths.admin_token, paths.agent_token, paths.gateway_token, paths.link_key):
             if not file.exists():
                 _write_whole(file, f"mp_{secrets.token_urlsafe(32)}")
         if not paths.version.exists():
@@ -79,8 +81,9 @@ def _write_whole(file: Path, text: str) -> None:
 
 
 async def ensure_first_resources(store: Store, settings: Settings) -> None:
-    """Create the tokens and environments that exist from the start; follow changed settings."""
+    """Create what exists from the start: tokens, roles, environments; follow changed settings."""
     await _ensure_tokens(store, settings.paths)
+    await ensure_roles(store)
     gateways = (
         ("staging", 10, settings.staging_port, 7081),
         ("production", 20, settings.production_port, 7082),
@@ -120,4 +123,26 @@ async def _ensure_tokens(store: Store, paths: Paths) -> None:
             transaction.update(existing.with_(spec=spec))
         else:
             continue
+        await store.commit(transaction)
+
+
+async def ensure_roles(store: Store) -> None:
+    """Keep the built-in roles as this release has them; the first time, bind them to groups.
+
+    The bindings come once, with the roles: whoever deletes one does not want it back.
+    """
+    transaction = Transaction(SUBJECT, reason="start")
+    is_first = True
+    built_in: tuple[AnyResource, ...] = (*BUILT_IN_ROLES, *BUILT_IN_BINDINGS)
+    for wanted in built_in:
+        existing = await store.find(type(wanted), wanted.metadata.name)
+        if existing is None:
+            transaction.create(wanted)
+        elif existing.spec != wanted.spec:
+            transaction.update(existing.with_(spec=wanted.spec))
+        is_first = is_first and existing is None
+    for binding in FIRST_BINDINGS if is_first else ():
+        if await store.find(RoleBinding, binding.metadata.name) is None:
+            transaction.create(binding)
+    if transaction:
         await store.commit(transaction)

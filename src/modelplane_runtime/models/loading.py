@@ -1,6 +1,6 @@
 """From an artifact to a `Model`: one function per format, chosen by name.
 
-Called by ``server`` in a thread of its own. Never unpickles without leave.
+Called by ``server`` in a thread of its own. Unpickles only what the rule for pickles allows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from modelplane_runtime.models import Model
 from modelplane_runtime.models.estimators import EstimatorModel
 from modelplane_runtime.models.mlflow_directory import load_mlflow
 from modelplane_runtime.models.onnx_graph import OnnxModel
-from modelplane_runtime.models.pickle_file import load_pickle
+from modelplane_runtime.models.pickle_file import PickleRule, load_pickle
 from modelplane_runtime.models.skops_file import load_skops
 from modelplane_runtime.signature import Signature
 
@@ -26,7 +26,11 @@ _SUFFIXES = {
 
 
 def load_model(
-    format: str, artifact: Path, declared: Signature | None = None, *, allow_pickle: bool = False
+    format: str,
+    artifact: Path,
+    declared: Signature | None = None,
+    *,
+    allow_pickle: PickleRule = "never",
 ) -> Model:
     """Load an artifact.
 
@@ -39,7 +43,8 @@ def load_model(
     declared
         The signature that came with the version, if any.
     allow_pickle
-        Whether files that can run any code when loaded may be loaded.
+        Which files that can run any code when loaded may be loaded: none, those whose every
+        import is on the allowlist, or all.
 
     Raises
     ------
@@ -50,15 +55,10 @@ def load_model(
         raise LoadError(f"there is no artifact at {artifact}")
     if format == "mlflow":
         return load_mlflow(artifact, declared, allow_pickle=allow_pickle)
-    if format == "joblib" and not allow_pickle:
-        raise LoadError(
-            "a joblib file is a pickle: loading it can run any code. It loads only where pickles "
-            "are allowed; or save the model with skops"
-        )
     path = _only_file(artifact, format)
     if format == "onnx":
         return OnnxModel(path, declared)
-    estimator = load_skops(path) if format == "skops" else load_pickle(path)
+    estimator = load_skops(path) if format == "skops" else load_pickle(path, allow_pickle)
     return EstimatorModel(estimator, declared)
 
 

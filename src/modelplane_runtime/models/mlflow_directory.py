@@ -1,8 +1,8 @@
 """MLflow model directories: read by ourselves where that is light, else by mlflow.
 
 The sklearn and onnx flavours need no mlflow package, and answer with probabilities, which pyfunc
-does not. Everything else goes through ``mlflow.pyfunc``, and only with leave to load pickles,
-since most flavours hold pickles or Python code.
+does not. Everything else goes through ``mlflow.pyfunc``, and only with leave to load any pickle,
+since most flavours hold pickles or Python code that nobody has looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from modelplane_runtime.errors import LoadError
 from modelplane_runtime.models import Model
 from modelplane_runtime.models.estimators import PREDICTIONS, EstimatorModel
 from modelplane_runtime.models.onnx_graph import OnnxModel
-from modelplane_runtime.models.pickle_file import load_pickle
+from modelplane_runtime.models.pickle_file import PickleRule, load_pickle
 from modelplane_runtime.models.skops_file import load_skops
 from modelplane_runtime.signature import Signature, fit, parse_mlflow_signature
 from modelplane_runtime.tensors import Array
@@ -27,7 +27,7 @@ _DATA_ONLY_LOADERS = frozenset({"mlflow.catboost", "mlflow.lightgbm", "mlflow.xg
 _PICKLE_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth"})
 
 
-def load_mlflow(directory: Path, declared: Signature | None, *, allow_pickle: bool) -> Model:
+def load_mlflow(directory: Path, declared: Signature | None, *, allow_pickle: PickleRule) -> Model:
     """Load an MLflow model directory.
 
     Raises
@@ -42,9 +42,9 @@ def load_mlflow(directory: Path, declared: Signature | None, *, allow_pickle: bo
     if sklearn and sklearn.get("serialization_format") == "skops":
         path = _inside(directory, sklearn.get("pickled_model"))
         return EstimatorModel(load_skops(path), signature)
-    if sklearn and allow_pickle and not sklearn.get("code"):
+    if sklearn and allow_pickle != "never" and not sklearn.get("code"):
         path = _inside(directory, sklearn.get("pickled_model"))
-        return EstimatorModel(load_pickle(path), signature)
+        return EstimatorModel(load_pickle(path, allow_pickle), signature)
     if onnx := flavors.get("onnx"):
         return OnnxModel(_inside(directory, onnx.get("data")), declared)
     pyfunc = flavors.get("python_function")
@@ -52,7 +52,7 @@ def load_mlflow(directory: Path, declared: Signature | None, *, allow_pickle: bo
         raise LoadError(
             f"no flavour of this MLflow model can be served; it has {', '.join(flavors) or 'none'}"
         )
-    if not allow_pickle and (reason := _why_unsafe(directory, pyfunc)):
+    if allow_pickle != "always" and (reason := _why_unsafe(directory, pyfunc)):
         raise LoadError(
             f"this MLflow model {reason}: loading it can run any code. "
             "It loads only where pickles are allowed"

@@ -37,6 +37,11 @@ _MARKER = ".ready"
 _LOCK_POLL_S = 0.1
 _LOG_TAIL_BYTES = 4000
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+# In uv's words: no connection, an answer that broke off, or a server's own fault.
+_UNREACHABLE = re.compile(
+    r"error sending request|HTTP status server error|dns error|[Cc]onnection (refused|reset)"
+    r"|tcp connect error|error decoding response body|operation timed out|[Nn]o space left"
+)
 
 # Never handed to a model server or to uv: they would change what Python imports, or are ours.
 _DROPPED = frozenset(
@@ -163,6 +168,13 @@ async def build(
         message = f"cannot write the environment: {error.strerror}{where}"
         return _failed(key, FailureReason.NOT_WRITABLE, message, log)
     return EnvironmentReady(_python_of(directory), key, time.monotonic() - started)
+
+
+def is_transient(failed: EnvironmentFailed) -> bool:
+    """Return whether building again may help: the failure is of a machine or a network."""
+    if failed.reason is not FailureReason.INSTALL_FAILED:
+        return True
+    return _UNREACHABLE.search(failed.log_tail) is not None
 
 
 def compute_key(spec: EnvironmentSpec) -> str:

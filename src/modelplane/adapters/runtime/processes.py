@@ -27,7 +27,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -46,6 +45,7 @@ _KILL_WAIT_S = 10.0
 _TAIL_BYTES = 32 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,149}")
 _SHELL = "/bin/sh"
+_SHELL_BLOCK_BYTES = 512
 _NEVER_STARTED = 125
 _START_TIMEOUT_S = 10.0
 _LAUNCH = f"""
@@ -53,7 +53,8 @@ exec 3<&0
 (
   read -r _ <&3 || exit {_NEVER_STARTED}
   [ "$1" = 0 ] || ulimit -d "$1" || exit {_NEVER_STARTED}
-  shift 2
+  [ "$3" = 0 ] || ulimit -f "$3" || exit {_NEVER_STARTED}
+  shift 3
   exec "$@" 3<&- </dev/null
 ) &
 trap '' TERM INT HUP
@@ -189,18 +190,39 @@ class LinuxProcesses:
                 end = log.seek(0, os.SEEK_END)
                 start = entry.log_offset if entry.log_offset <= end else 0
                 log.seek(max(start, end - _TAIL_BYTES))
-                text = log.read().decode(errors="replace")
+                content = log.read()
         except OSError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
+        content = self._moved_aside(entry, _TAIL_BYTES - len(content)) + content
+        return "\n".join(content.decode(errors="replace").splitlines()[-lines:])
 
     def trim_logs(self) -> None:
         """Move the logs that have grown too long aside; what is written meanwhile may be lost."""
         for entry in self._entries.values():
             with contextlib.suppress(OSError):
                 if entry.log_path.stat().st_size > self._max_log_bytes:
-                    shutil.copyfile(entry.log_path, _rotated(entry.log_path))
+                    self._keep_end(entry.log_path)
                     os.truncate(entry.log_path, 0)
+
+    @staticmethod
+    def _moved_aside(entry: _Entry, size_bytes: int) -> bytes:
+        """Return the end of what the process wrote and `trim_logs` moved aside, if it did."""
+        if size_bytes <= 0:
+            return b""
+        try:
+            with _rotated(entry.log_path).open("rb") as log:
+                if os.fstat(log.fileno()).st_mtime < entry.process.started_at.timestamp():
+                    return b""  # of a process before it
+                log.seek(max(0, log.seek(0, os.SEEK_END) - size_bytes))
+                return log.read()
+        except OSError:
+            return b""
+
+    def _keep_end(self, log_path: Path) -> None:
+        """Copy the end of a log aside; of a flood the rest is not worth the disk."""
+        with log_path.open("rb") as log, _rotated(log_path).open("wb") as kept:
+            log.seek(-self._max_log_bytes, os.SEEK_END)
+            kept.write(log.read(self._max_log_bytes))
 
     def close(self) -> None:
         """Stop watching; the processes run on."""
@@ -245,9 +267,11 @@ class LinuxProcesses:
             spec.log_path.replace(_rotated(spec.log_path))
         limit_kib = str((spec.memory_bytes or 0) // 1024)
         exit_file = str(self._exit_path(spec.name).absolute())
+        limit_blocks = str((spec.file_bytes or 0) // _SHELL_BLOCK_BYTES)
+        arguments = [limit_kib, exit_file, limit_blocks, *spec.command]
         with spec.log_path.open("ab") as log:
             waiter = subprocess.Popen(
-                [_SHELL, "-c", _LAUNCH, "launch", limit_kib, exit_file, *spec.command],
+                [_SHELL, "-c", _LAUNCH, "launch", *arguments],
                 stdin=line.fileno(),
                 stdout=log,
                 stderr=log,

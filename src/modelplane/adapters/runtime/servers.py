@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from modelplane.adapters.runtime.environments import (
     EnvironmentSpec,
     build,
     child_environment,
+    is_transient,
 )
 from modelplane.adapters.runtime.exposition import failed_scrape, read_exposition
 from modelplane.ports.servers import (
@@ -36,6 +38,11 @@ _SCRAPE_TIMEOUT_S = 2.0
 _SCRAPE_BYTES = 2**20
 _SCRAPE_HEADERS = {"accept": "text/plain; version=0.0.4", "accept-encoding": "identity"}
 _MESSAGE_CHARS = 500
+# What package installers, object stores and proxies are configured by.
+_TOOLS = (
+    "UV_", "PIP_", "AWS_", "GOOGLE_", "AZURE_", "FSSPEC_", "SSL_CERT_", "XDG_CACHE_HOME",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+)  # fmt: skip
 
 
 class RuntimeServers:
@@ -70,7 +77,9 @@ class RuntimeServers:
             use_current=self._reuse_interpreter and own is None,
         )
         if isinstance(environment, EnvironmentFailed):
-            return PreparationFailed(environment.message, environment.log_tail)
+            return PreparationFailed(
+                environment.message, environment.log_tail, is_transient(environment)
+            )
         env = child_environment(revision.runtime.env)
         if revision.artifact.format == "command":
             env["PATH"] = f"{environment.python.parent}:{env.get('PATH', '')}"
@@ -101,7 +110,7 @@ class RuntimeServers:
         directory = self._root / "signatures"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = directory / f"{replica.spec.revision.digest}.json"
-        temporary = file.with_suffix(f".{replica.spec.index}.new")
+        temporary = file.with_suffix(f".{replica.spec.index}.{os.getpid()}.new")
         temporary.write_text(json.dumps(replica.spec.signature))
         temporary.rename(file)
         return ["--signature", str(file)]
@@ -155,9 +164,18 @@ class RuntimeServers:
         # Not on the event loop: a megabyte of text takes the parser a second.
         return await asyncio.to_thread(read_exposition, body.decode(errors="replace"))
 
-    def job_environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables of a job: little inherited, no secret."""
-        return child_environment(env)
+    def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
+        """Return the variables of a job; see the port."""
+        child = child_environment(env)
+        if not ours:
+            return child
+        inherited = {n: v for n, v in os.environ.items() if n.upper().startswith(_TOOLS)}
+        return {
+            **inherited,
+            **child,
+            "MODELPLANE_ENVIRONMENTS": str(self._root),
+            "MODELPLANE_REUSE_INTERPRETER": str(self._reuse_interpreter).lower(),
+        }
 
 
 def _client(socket: Path, timeout_s: float) -> httpx.AsyncClient:

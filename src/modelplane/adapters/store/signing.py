@@ -52,6 +52,13 @@ class HeadKeeper:
         head = SignedHead(sequence=sequence, hash=hash_, at=at)
         return head.with_(signature=self._key.sign(signed_bytes(head)).hex())
 
+    def sign_bytes(self, data: bytes) -> str:
+        """Return the key's signature over `data`, hex.
+
+        What is signed must begin with words of its own, so that it is never the bytes of a head.
+        """
+        return self._key.sign(data).hex()
+
     def is_genuine(self, head: SignedHead) -> bool:
         """Whether one of the folder's keys signed `head`."""
         return any(_verifies(key, head) for key in self._public_keys())

@@ -39,7 +39,8 @@ def add_artifact_routes(app: FastAPI, context: Context) -> None:
 
     async def find(request: Request, path: str) -> tuple[str, str]:
         """Return the digest of the version that a path names, and the path within it."""
-        await context.authorize(authorization_of(request), "download", "Artifact")
+        subject = await context.identities.identify(authorization_of(request))
+        await context.allow(subject, "download", "Artifact")
         root, _, rest = path.strip("/").partition("/")
         unique_id, _, inside = rest.partition("/")
         if ".." in path.split("/"):

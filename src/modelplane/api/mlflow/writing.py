@@ -16,13 +16,11 @@ from starlette.requests import Request
 
 from modelplane.api.access import Context
 from modelplane.api.committing import commit
-from modelplane.api.mlflow.admission import authorization_of
 from modelplane.api.mlflow.finding import FoundBefore
 from modelplane.api.mlflow.parameters import Values
 from modelplane.api.mlflow.reading import Encoder
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.aliases import Mover
-from modelplane.decisions.authorization import Verb
 from modelplane.decisions.registry_index import RegistryIndex
 from modelplane.errors import TransientError
 from modelplane.ports.store import AnyResource, Transaction
@@ -95,11 +93,6 @@ class Call:
     async def index(self) -> RegistryIndex:
         """Return the registry as it is; take what is needed before the next await."""
         return await self.context.catalog.current()
-
-    async def allow(self, verb: Verb, kind: str, environment: str) -> None:
-        """Raise `Forbidden` unless who asks may do this too."""
-        header = authorization_of(self.request)
-        await self.context.authorize(header, verb, kind, environment)
 
     async def change(
         self, names: Sequence[str], prepare: Callable[[Transaction], Awaitable[T]]
