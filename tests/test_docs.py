@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 TEXTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 KNOWN_COMMANDS: dict[str, Any] = dict(walk_commands())
-OTHER_VARIABLES = {"URL", "TOKEN", "GATEWAY_TOKEN", "CONFIG", "SECRET_NAME"}
+OTHER_VARIABLES = {"URL", "TOKEN", "GATEWAY_TOKEN", "CONFIG", "SECRET_NAME"} | {
+    "JOB_INPUT", "JOB_RESULT", "JOB_OUTPUT", "ARTIFACT_NAME",
+}  # fmt: skip
 _FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", re.M | re.S)
 _VARIABLE = re.compile(r"\bMODELPLANE_([A-Z][A-Z_]*)")
 
@@ -39,6 +41,8 @@ def check_line(line: str) -> None:
         return
     assert words[0] in COMMANDS, f"no such command: {line}"
     name = words[0] if words[0] in KNOWN_COMMANDS else " ".join(words[:2])
+    if words[0] == "approvals" and (len(words) == 1 or words[1].startswith("-")):
+        name = "approvals list"  # the one group that does something by itself
     if name not in KNOWN_COMMANDS:
         assert len(words) == 1 or words[1].startswith("["), f"no such command: {line}"
         return

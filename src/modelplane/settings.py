@@ -137,6 +137,7 @@ class Paths:
         self.agent = state_dir / "agent"
         self.processes = state_dir / "processes"
         self.secrets = state_dir / "secrets"
+        self.signing = state_dir / "signing"
         self.imports = state_dir / "imports"
         self.lock = state_dir / "up.lock"
 

@@ -224,6 +224,23 @@ def _is_random(given: Arguments) -> bool:
     )
 
 
+def is_partial_state(state: Any) -> bool:
+    """Whether a ``functools.partial`` gets a value of the allowlist and arguments for it."""
+    values = state.values if isinstance(state, Items) else ()
+    return (
+        len(values) == 4
+        and _is_partial(values[:1])
+        and isinstance(values[1], Items)
+        and isinstance(values[2], Keyed)
+        and not values[2].odd
+        and values[3] is None
+    )
+
+
+def _is_partial(given: Arguments) -> bool:
+    return len(given) == 1 and isinstance(given[0], Global) and given[0].rule == "value"
+
+
 def _name(value: Global | Made) -> str:
     return value.name if isinstance(value, Global) else value.of
 
@@ -248,6 +265,7 @@ _CHECKS: dict[str, Callable[[Arguments], bool]] = {
     "datetime.date": _are_plain,
     "datetime.datetime": _are_plain,
     "datetime.timedelta": _are_plain,
+    "functools.partial": _is_partial,
     "numpy.dtype": _is_type,
     "numpy.core.multiarray._reconstruct": _is_empty_array,
     "numpy._core.multiarray._reconstruct": _is_empty_array,

@@ -21,9 +21,12 @@ Why each rule holds:
   when it predicts, with the request's data, so only functions of numbers are among them:
   nothing that reads files, imports, evaluates text or calls what it is given by name.
 
-Absent on purpose: ``builtins.getattr``, ``operator``, ``functools.partial`` (binds any arguments),
-``numpy.load``, ``numpy.memmap``, ``_ufunc_reconstruct`` (imports), ``numpy.testing``,
-``joblib.Memory`` and ``Parallel``, ``pandas`` readers and ``eval``, ``cloudpickle``.
+- **``functools.partial``** may bind arguments to such a value, and to nothing else: estimators can
+  be given arguments for theirs anyway.
+
+Absent on purpose: ``builtins.getattr``, ``operator``, ``numpy.load``, ``numpy.memmap``,
+``_ufunc_reconstruct`` (imports), ``numpy.testing``, ``joblib.Memory`` and ``Parallel``, ``pandas``
+readers and ``eval``, ``cloudpickle``.
 """
 
 from __future__ import annotations
@@ -256,6 +259,9 @@ def _exact() -> dict[str, Rule]:
     add("value", "numpy scipy._lib.array_api_compat.numpy._aliases", ["asarray"])
     add("state", "joblib.numpy_pickle", ["NumpyArrayWrapper"])
 
+    # Boosting binds the arguments of this check of its input.
+    add("call", "functools", ["partial"])
+    add("value", "sklearn.utils.validation", ["check_array"])
     add("class", "sklearn.utils sklearn.utils._bunch", ["Bunch"])
     add("class", "sklearn.utils._encode", ["MissingValues", "_nandict"])
     requests = ["MetadataRequest", "MethodMetadataRequest"]

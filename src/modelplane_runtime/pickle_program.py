@@ -21,7 +21,7 @@ from modelplane_runtime.pickle_arrays import (
     describe_type,
     wrapped_array,
 )
-from modelplane_runtime.pickle_calls import call
+from modelplane_runtime.pickle_calls import call, is_partial_state
 from modelplane_runtime.pickle_names import RENAMED, judge
 from modelplane_runtime.pickle_values import (
     DATA,
@@ -392,6 +392,9 @@ class Program:
             if target.built:
                 raise Refused("changes an array after it was made", target.of)
             check_array_state(state)
+        elif target.of == "functools.partial":
+            if not is_partial_state(state):
+                raise Refused("binds arguments to what it may only refer to", target.of)
         elif target.of == WRAPPER:
             self._take_array(target, state)
         else:

@@ -93,10 +93,10 @@ def scan_pickle(
         source = _Source(_open(file), limits.unpacked_bytes)
         _FileScan(source, findings, allowed, limits).run()
     except Refused as error:
-        position = source.fault_position if source else 0
+        position = source.where() if source else 0
         findings.faults.append(Fault(position, error.message, error.name))
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-        position = source.fault_position if source else 0
+        position = source.where() if source else 0
         findings.faults.append(Fault(position, f"cannot be unpacked: {error}"))
     except MemoryError:
         findings.faults.append(Fault(0, "is too large to be looked at here"))
@@ -153,10 +153,14 @@ class _Source:
         self._buffer = b""
         self._place = 0
         self._position = 0
-        self.fault_position = 0
+        self.fault_position: int | None = None
 
     def tell(self) -> int:
         return self._position
+
+    def where(self) -> int:
+        """Where looking ended."""
+        return self._position if self.fault_position is None else self.fault_position
 
     def read(self, count: int, /) -> bytes:
         if len(self._buffer) - self._place >= count:
@@ -234,7 +238,8 @@ class _FileScan:
         try:
             program.follow()
         except Refused:
-            self._source.fault_position = self._source.fault_position or program.position
+            if self._source.fault_position is None:  # a pickle within another ends that one too
+                self._source.fault_position = program.position
             raise
 
     def _read_array(self, size: int, has_objects: bool, padded: bool) -> None:

@@ -342,6 +342,20 @@ async def test_the_files_of_a_deleted_job_go(world: World) -> None:
     await world.until(lambda: world.running("job-") == [] and job_folders(world) == [])
 
 
+async def test_a_job_made_anew_under_its_name_is_another(world: World) -> None:
+    first = await start(world)
+    world.control_plane.set_away(True)
+    world.control_plane.remove(first)
+    world.control_plane.expire_log()  # the agent sees only that there is one
+    second = world.put_job()
+    assert second.metadata.uid != first.metadata.uid
+    world.control_plane.set_away(False)
+    await world.until(lambda: len(world.machine.started) == 2)
+    await world.until(lambda: status(world, second).phase == "Running")
+    await world.until(lambda: len(world.running("job-")) == 1)
+    await world.until(lambda: len(job_folders(world)) == 2, within_s=20)
+
+
 # What cannot be started -------------------------------------------------------------------------
 
 

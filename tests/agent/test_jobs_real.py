@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from modelplane.adapters.runtime.servers import RuntimeServers
 from modelplane.agent.artifacts import ArtifactCache
 from modelplane.agent.jobs import Jobs
 from modelplane.agent.node import AgentOptions, Node, Places
+from modelplane.client.artifacts import digest_tree
 from modelplane.resources.job import FINISHED_JOB, Job, JobSpec, JobStatus
 from modelplane.resources.meta import Metadata, Part, Resource
 from tests.agent.world import FakeControlPlane
+from tests.stages.programs import task
 
 pytestmark = pytest.mark.slow
 
@@ -40,16 +42,20 @@ class Machine:
     folder: Path
 
     async def run(self, script: str, **spec: object) -> JobStatus:
-        """Run a Python script as a job, see it end, and take its files away."""
+        """Run a Python script as a job to its end."""
         command = ("{python}", "-c", script)
         values = {"command": command, "timeout_s": 20.0, **spec}
-        job = self.control_plane.put(
-            Job(
-                metadata=Metadata(name="job", environment="production"),
-                spec=JobSpec(**values),
-            )
-        )
+        return await self.end_of(self.put(**values))
+
+    def put(self, **spec: Any) -> Job:
+        """Declare a job."""
+        metadata = Metadata(name="job", environment="production")
+        job = self.control_plane.put(Job(metadata=metadata, spec=JobSpec(**spec)))
         self.jobs.observe(job)
+        return job
+
+    async def end_of(self, job: Job) -> JobStatus:
+        """See a job end, and have its files taken away."""
         async with asyncio.timeout(30):
             while self.control_plane.read(job).status.phase not in FINISHED_JOB:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -211,10 +217,62 @@ async def test_what_a_job_starts_ends_with_it(machine: Machine, ending: str) -> 
     assert alive == []
 
 
+@pytest.mark.parametrize("obeys", [True, False], ids=["SIGTERM", "SIGKILL"])
+async def test_a_cancelled_stage_leaves_no_server_and_no_program(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, obeys: bool
+) -> None:
+    if not obeys:  # no time to end anything by itself
+        monkeypatch.setattr("modelplane.agent.job_runner.STOP_S", 0.0)
+    files = machine.folder / "files"
+    files.mkdir()
+    (files / "model.bin").write_text("weights")
+    digest = digest_tree(files).digest
+    machine.control_plane.artifacts[digest] = b""
+    monkeypatch.setattr(machine.control_plane, "download_artifact", _copy(files))
+    check = {"run": ["sleep", "3600.25"], "serve": True}
+    job = machine.put(
+        command=("{python}", "-m", "modelplane.stages"),
+        artifacts={"candidate": digest},
+        input=task(of={"command": check}).to_dict(),
+        timeout_s=60.0,
+    )
+    started: list[psutil.Process] = []
+    async with asyncio.timeout(40):
+        while not any("3600.25" in _words(process) for process in started):
+            await asyncio.sleep(0.05)
+            kept = machine.node.processes.list()
+            pids = [process.pid for process in kept if _runs(process.pid)]
+            started = [c for pid in pids for c in psutil.Process(pid).children(recursive=True)]
+    assert any("oip_model.py" in _words(process) for process in started)
+    machine.jobs.observe(machine.control_plane.put(job.with_spec(cancelled=True)))
+    status = await machine.end_of(job)
+    assert status.phase == "Cancelled"
+    for _ in range(100):
+        if not any(_runs(process.pid) for process in started):
+            break
+        await asyncio.sleep(0.05)
+    assert [_words(process) for process in started if _runs(process.pid)] == []
+    assert await machine.left() == []
+
+
 async def test_a_job_ends_at_its_limit_of_memory(machine: Machine) -> None:
     status = await machine.run("x = bytearray(500_000_000)", memory=200_000_000)
     assert (status.phase, status.reason) == ("Failed", "ExitCode")
     assert "MemoryError" in status.log_tail
+
+
+def _copy(files: Path) -> Callable[[str, Path], Awaitable[None]]:
+    async def download(digest: str, destination: Path) -> None:
+        shutil.copytree(files, destination)
+
+    return download
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _runs(pid: int) -> bool:

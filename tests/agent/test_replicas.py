@@ -77,6 +77,12 @@ async def test_three_exits_before_ready_fail_it_with_the_log(world: World) -> No
     ("code", "log", "reason", "starts"),
     [
         (3, "It loads only where pickles are allowed", "PickleNotAllowed", 1),
+        (
+            3,
+            "cannot load the model: m.pkl is not within the pickle allowlist: it imports os.system",
+            "PickleNotAllowed",
+            1,
+        ),
         (3, "expected one .onnx file", "StartFailed", 1),
         (1, "MemoryError: Unable to allocate 8 GiB", "OutOfMemory", 3),
         (-9, "", "OutOfMemory", 3),

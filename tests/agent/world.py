@@ -22,6 +22,7 @@ from modelplane.ports.servers import (
     ServerCommand,
 )
 from modelplane.ports.store import Change
+from modelplane.ports.signatures import SignatureVerifier
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.job import Job, JobSpec
 from modelplane.resources.meta import Metadata, Resource, ResourceKey
@@ -234,6 +235,7 @@ class World:
         self.options = AgentOptions(probe_interval_s=1.0)
         self.port = port
         self.agent: Agent | None = None
+        self.signatures: SignatureVerifier | None = None
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -247,6 +249,7 @@ class World:
             clock=self.clock,
             places=self.places,
             options=self.options,
+            signatures=self.signatures,
         )
         self._task = asyncio.create_task(self.agent.run(self._stopping))
 

@@ -168,6 +168,17 @@ async def test_who_asks_sees_what_waits_for_them(world: World) -> None:
     assert waiting == {
         "ana": 1, "ben": 1, "author": 0, "requester": 0, "dan": 0, "outsider": 0,
     }  # fmt: skip
+    await world.ok("DELETE", "/role-bindings/approvers")
+    without_role = await world.call("GET", "/approvals:mine", token="secret-of-ana")
+    assert without_role.status_code == 403
+    binding = {"role": "approver", "groups": ["leads"], "environments": ["production"]}
+    await world.ok("PUT", "/role-bindings/elsewhere", {"spec": binding})
+    elsewhere = await world.call("GET", "/approvals:mine", token="secret-of-ana")
+    assert elsewhere.json()["items"] == []
+    binding["environments"] = ["staging"]
+    await world.ok("PUT", "/role-bindings/here", {"spec": binding})
+    here = await world.call("GET", "/approvals:mine", token="secret-of-ana")
+    assert len(here.json()["items"]) == 1
     await answer(world, "ana")
     listed = await world.call("GET", "/approvals:mine", token="secret-of-ben")
     assert listed.json()["items"] == []

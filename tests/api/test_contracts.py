@@ -13,10 +13,22 @@ import pytest
 from modelplane.controllers.contracts import ContractController
 from modelplane.controllers.loop import LEASE_NAME, Fence
 from modelplane.ports.store import Transaction
+from modelplane.resources.checks import ContractCheck, SchemaCheck
 from modelplane.resources.contract import Contract
-from modelplane.resources.gate_run import StageOutcome, StageResult, StageResultSpec
+from modelplane.resources.gate_run import (
+    GateRun,
+    GateRunSpec,
+    GateRunStatus,
+    ServedModel,
+    StageOutcome,
+    StageResult,
+    StageResultSpec,
+    StageStatus,
+)
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model, ModelVersion, Serving
+from modelplane.resources.revision import RuntimeSpec, make_revision
+from modelplane.resources.validation_pipeline import Stage
 from tests.api.world import READER, SYSTEM, World
 from tests.stages.pacts import interaction, pact
 
@@ -36,7 +48,7 @@ async def refused(world: World, body: Any, status: int = 422) -> dict[str, Any]:
 async def store_result(
     world: World, verdicts: dict[str, bool], *, version: str = "1.0.0", name: str = "result-1"
 ) -> None:
-    """Put a result of a check of contracts into the store, as the gates' controller does."""
+    """Put a result of a check of contracts and its run into the store, as the gates do."""
     found = await world.store.get(ModelVersion, f"fraud@{version}")
     assert found.spec.artifact is not None
     items = []
@@ -53,12 +65,38 @@ async def store_result(
         model="fraud",
         version=version,
         outcome=StageOutcome(passed=all(verdicts.values()), details=details),
-        run="gate-1",
+        run=f"gate-{name}",
         duration_s=1.0,
     )
     transaction = Transaction(SYSTEM)
     transaction.create(StageResult(metadata=Metadata(name=name), spec=spec))
+    transaction.create(make_run(found, name))
     await world.store.commit(transaction)
+
+
+def make_run(version: ModelVersion, result: str) -> GateRun:
+    """A run of `version` whose stages ended with `result`, made in it or reused."""
+    assert version.spec.artifact is not None
+    revision = make_revision("fraud", version.spec.version, version.spec.artifact, RuntimeSpec())
+    return GateRun(
+        metadata=Metadata(name=f"gate-{result}"),
+        spec=GateRunSpec(
+            pipeline="gate",
+            pipeline_digest="",
+            stages=(
+                Stage(name="contracts", contract=ContractCheck()),
+                Stage(name="schema", schema_=SchemaCheck()),
+            ),
+            candidate=ServedModel(revision=revision),
+            subject=SYSTEM,
+        ),
+        status=GateRunStatus(
+            stages=(
+                StageStatus(name="contracts", phase="Passed", result=result),
+                StageStatus(name="schema", phase="Running"),
+            )
+        ),
+    )
 
 
 async def reconcile(world: World) -> None:
@@ -67,9 +105,9 @@ async def reconcile(world: World) -> None:
     fence.set(await world.store.claim(LEASE_NAME, "test", 3600))
     controller = ContractController(world.store, fence)
     for _ in range(2):
-        results, _ = await world.store.list(StageResult)
-        for result in results:
-            for key in controller.keys(result):
+        runs, _ = await world.store.list(GateRun)
+        for run in runs:
+            for key in controller.keys(run):
                 await controller.reconcile(key)
 
 
@@ -205,7 +243,7 @@ async def places(world: World) -> dict[str, list[str]]:
 
 async def test_one_version_of_a_consumer_is_in_an_environment(fraud: World) -> None:
     await publish(fraud, "1", environments=["production", "staging"])
-    fraud.clock.advance(60)
+    fraud.clock.step(60)
     await publish(fraud, "2", pact(interaction("a refund")))
     answer = (await record(fraud, "latest")).json()
     assert (answer["result"], answer["consumerVersion"]) == ("changed", "2")
@@ -247,14 +285,30 @@ async def test_results_are_recorded_with_the_contracts(fraud: World) -> None:
     assert not till.status.verifications[0].passed
     records = [r for r in await fraud.store.audit() if r.action == "verify"]
     assert [(r.name, r.subject, r.reason) for r in records] == [
-        ("shop.fraud@1", "system:contracts", "verified by gate-1"),
-        ("till.fraud@1", "system:contracts", "verified by gate-1"),
+        ("shop.fraud@1", "system:contracts", "verified by gate-result-1"),
+        ("till.fraud@1", "system:contracts", "verified by gate-result-1"),
     ]
-    fraud.clock.advance(60)
+    fraud.clock.step(60)
     await store_result(fraud, {"till.fraud@1": True}, name="result-0")  # later, by time
     await reconcile(fraud)
     till = await fraud.store.get(Contract, "till.fraud@1")
     assert [(v.passed, v.result) for v in till.status.verifications] == [(True, "result-0")]
+
+
+async def test_a_result_that_is_reused_counts_for_the_version_that_it_is_reused_for(
+    fraud: World,
+) -> None:
+    await publish(fraud, environments=["production"])
+    await store_result(fraud, {"shop.fraud@1": True})
+    await fraud.push("fraud", "1.0.1", content="fraud 1.0.0")
+    assert (await ask(fraud, "fraud", "1.0.1"))["summary"]["deployable"] is None
+    same_files = await fraud.store.get(ModelVersion, "fraud@1.0.1")
+    transaction = Transaction(SYSTEM)
+    run = make_run(same_files, "result-1")
+    transaction.create(run.with_(metadata=Metadata(name="gate-2")))
+    await fraud.store.commit(transaction)
+    await reconcile(fraud)
+    assert (await ask(fraud, "fraud", "1.0.1"))["summary"]["deployable"] is True
 
 
 async def test_a_result_about_contracts_that_are_gone_is_passed_over(fraud: World) -> None:
@@ -360,7 +414,7 @@ async def test_the_moment_of_a_verification_is_that_of_its_result(fraud: World) 
     await publish(fraud)
     await store_result(fraud, {"shop.fraud@1": True})
     at = fraud.clock.now()
-    fraud.clock.advance(3600)
+    fraud.clock.step(3600)
     await reconcile(fraud)
     contract = await fraud.store.get(Contract, "shop.fraud@1")
     assert abs(contract.status.verifications[0].at - at) < timedelta(seconds=1)

@@ -201,6 +201,9 @@ async def test_a_finished_rollout_takes_no_wishes(world: World) -> None:
 
 async def test_a_pickle_is_refused_where_the_environment_forbids_it(world: World) -> None:
     await world.push("fraud", "1.0.0", format="joblib")
+    place = await world.ok("GET", "/environments/production")
+    spec = {**place["spec"], "allowPickle": "never"}
+    await world.ok("PUT", "/environments/production", {**place, "spec": spec})
     body = {"metadata": {"name": "fraud"}, "spec": {}}
     response = await world.call("PUT", "/model-deployments/fraud", body)
     assert response.status_code == 422

@@ -120,6 +120,21 @@ async def test_an_artifact_comes_down_as_it_went_up(url: str, model: Path, tmp_p
     assert [path.name for path in (tmp_path / "down").iterdir()] == ["there"]
 
 
+async def test_an_agent_stores_what_a_job_left(url: str, tmp_path: Path) -> None:
+    left, there = tmp_path / "left", tmp_path / "down" / "there"
+    (left / "sub").mkdir(parents=True)
+    for name, content in (("empty", b""), ("block", b"x" * 512), ("sub/z", b"y" * 30_000)):
+        (left / name).write_bytes(content)
+    digest = digest_tree(left).digest
+    async with AsyncClient(url, AGENT) as agent:
+        await agent.upload_artifact(left, digest)
+        await agent.upload_artifact(left, digest)  # it is there: nothing is sent
+        await agent.download_artifact(digest, there)
+        assert digest_tree(there).digest == digest
+        with pytest.raises(InvalidResource):
+            await agent.upload_artifact(left, f"sha256:{'0' * 64}")
+
+
 async def test_an_artifact_altered_in_the_store_never_arrives(
     world: World, url: str, model: Path, tmp_path: Path
 ) -> None:

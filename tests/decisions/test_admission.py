@@ -19,6 +19,7 @@ from modelplane.decisions.admission import (
     admit_plain,
     admit_promotion,
     compute_revision,
+    make_promotion,
 )
 from modelplane.decisions.promotion_sources import admit_undo, choose_source
 from modelplane.decisions.rollout_requests import request_of_rollout
@@ -51,7 +52,7 @@ def version(text: str, format: str = "skops", requirements: str | None = None) -
     return ModelVersion(metadata=Metadata(name=f"fraud@{text}"), spec=spec)
 
 
-V1, V2 = version("1.0.0"), version("2.0.0")
+V1, V2, V3 = version("1.0.0"), version("2.0.0"), version("3.0.0")
 
 
 def declare(wanted: str = "latest", **fields: Any) -> ModelDeployment:
@@ -223,6 +224,7 @@ def test_production_without_staging_is_allowed_with_a_warning(
     ("format", "allow", "refused"),
     [
         ("joblib", "never", True),
+        ("joblib", "scanned", False),
         ("joblib", "always", False),
         ("skops", "never", False),
         ("mlflow", "never", False),
@@ -339,9 +341,25 @@ def test_undo_goes_back_to_what_the_last_promoted_rollout_replaced(
 def test_undo_in_mid_ramp_says_to_roll_back() -> None:
     first = served(apply(declare("1.0.0"), V1))
     second = apply(declare("2.0.0"), V2, first)
+    assert second.promotion is not None
+    begun = second.promotion.with_status(phase="RollingOut")
     with pytest.raises(Conflict) as raised:
-        admit_undo(second.deployment, [], second.promotion, ASKED)
+        admit_undo(second.deployment, [], begun, ASKED)
     assert "rollout rollback" in raised.value.hint
+
+
+@pytest.mark.parametrize("phase", ["Requested", "Validating", "AwaitingApproval", "Approved"])
+def test_undo_does_not_wait_for_a_promotion_that_waits(phase: str) -> None:
+    stable = compute_revision(declare().spec, V2)
+    deployment = declare("2.0.0").with_status(stable=stable, promotions=5)
+    waiting = make_promotion(
+        deployment, compute_revision(declare().spec, V3), ASKED, requested_version="3.0.0"
+    ).with_status(phase=phase)
+    history = [rollout(1, "Promoted", None, "1"), rollout(2, "Promoted", "1", "2")]
+    admission = admit_undo(deployment, history, waiting, ASKED)
+    assert admission.promotion
+    assert admission.promotion.spec.revision.version == "1.0.0"
+    assert admission.promotion.spec.restores == "fraud-1"
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Deploying", "Ramping", "Paused"])

@@ -361,7 +361,7 @@ def test_every_run_ends_and_never_starts_what_it_may_not(
         if bench.run.finished and not bench.jobs:
             break
         running = [j for j in bench.jobs.values() if j.status.phase not in FINISHED_JOB]
-        if running and data.draw(st.booleans()):
+        if data.draw(st.booleans()) and running:
             job = data.draw(st.sampled_from(running))
             ending = {"phase": "Cancelled"} if job.spec.cancelled else data.draw(
                 st.sampled_from(ENDINGS)

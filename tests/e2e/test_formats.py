@@ -147,18 +147,20 @@ def test_a_command_that_speaks_the_protocol_serves(plane: Modelplane) -> None:
 
 def test_a_pickle_is_served_only_where_the_environment_allows_it(plane: Modelplane) -> None:
     manifest = json.dumps(deployment("linear-joblib"))
+    staging = json.loads(plane.cli("get", "environment", "staging", "-o", "json").stdout)
+    assert staging["spec"]["allowPickle"] == "scanned"
+    staging["spec"]["allowPickle"] = "never"
+    plane.cli("apply", "-f", "-", input=json.dumps(staging))
     refused = plane.cli("apply", "-f", "-", input=manifest, check=False)
     assert refused.returncode == 2
     assert "linear-joblib 1.0.0 holds a pickle" in refused.stderr
-    assert "push the model as skops or ONNX, or set allowPickle: always in 'staging'" in (
+    assert "push the model as skops or ONNX, or set allowPickle: scanned in 'staging'" in (
         refused.stderr
     )
     with pytest.raises(NotFound):
         plane.client.get(ModelDeployment, "linear-joblib", "staging")
 
-    staging = json.loads(plane.cli("get", "environment", "staging", "-o", "json").stdout)
-    assert staging["spec"]["allowPickle"] == "never"
-    staging["spec"]["allowPickle"] = "always"
+    staging["spec"]["allowPickle"] = "scanned"
     plane.cli("apply", "-f", "-", input=json.dumps(staging))
     plane.cli("apply", "-f", "-", "--wait", "--timeout", "1m", input=manifest)
     outputs = predict(plane, "linear-joblib", SAMPLE)

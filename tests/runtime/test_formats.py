@@ -18,8 +18,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from modelplane_runtime import pickle_scan
 from modelplane_runtime.errors import LoadError, RequestError
+from modelplane_runtime.models import pickle_file
 from modelplane_runtime.models.loading import load_model
+from modelplane_runtime.models.pickle_file import PickleRule
 from modelplane_runtime.models.skops_file import is_trusted
 from modelplane_runtime.signature import Signature, TensorSpec
 
@@ -40,7 +43,7 @@ def by_column(rows: Any) -> dict[str, Any]:
 def test_estimators_answer_as_trained(
     artifacts: Path, matrix_classifier: Any, rows: Any, format: str, file: str
 ) -> None:
-    model = load_model(format, artifacts / file, allow_pickle=format == "joblib")
+    model = load_model(format, artifacts / file, allow_pickle="scanned")
 
     outputs = model.predict(model.prepare({"anything": rows}), ())
 
@@ -161,6 +164,38 @@ class _Trap:
         return (os.mkdir, (str(self.path),))
 
 
+def test_a_pickle_is_scanned_before_a_byte_of_it_is_loaded(tmp_path: Path) -> None:
+    trap, sprung = tmp_path / "trap.joblib", tmp_path / "sprung"
+    trap.write_bytes(pickle.dumps(_Trap(sprung)))
+
+    with pytest.raises(LoadError, match=r"imports posix\.mkdir, which is not on the allowlist"):
+        load_model("joblib", trap, allow_pickle="scanned")
+    assert not sprung.exists()
+
+    with pytest.raises(LoadError, match="has no predict"):
+        load_model("joblib", trap, allow_pickle="always")
+    assert sprung.exists(), "the trap is one"
+
+
+def test_what_was_scanned_is_what_is_loaded(
+    tmp_path: Path, matrix_classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file put in its place after the scan is not the one that is loaded."""
+    path, sprung = tmp_path / "model.joblib", tmp_path / "sprung"
+    path.write_bytes(pickle.dumps(matrix_classifier))
+
+    def scan_and_swap(file: Any) -> Any:
+        found = pickle_scan.scan_pickle(file)
+        (tmp_path / "other").write_bytes(pickle.dumps(_Trap(sprung)))
+        (tmp_path / "other").replace(path)
+        return found
+
+    monkeypatch.setattr(pickle_file, "scan_pickle", scan_and_swap)
+    load_model("joblib", path, allow_pickle="scanned")
+
+    assert not sprung.exists()
+
+
 def test_skops_types_from_elsewhere_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     skops.io.dump(FunctionTransformer(func=os.path.basename), path)
@@ -179,6 +214,7 @@ def test_skops_types_from_elsewhere_are_refused_by_name(tmp_path: Path) -> None:
         ("functools.partial", True),
         ("os.system", False),
         ("sklearnx.Model", False),
+        ("scipy.stats._continuous_distns.norm_gen", False),
         ("sklearn.no_such_module.Thing", False),
         ("sklearn.base.warnings", False),
         ("sklearn.utils.parallel.joblib", False),
@@ -189,7 +225,7 @@ def test_skops_types_from_elsewhere_are_refused_by_name(tmp_path: Path) -> None:
         ("sklearn.datasets.load_svmlight_file", False),
     ],
 )
-def test_a_trusted_name_must_name_something_made_there(name: str, trusted: bool) -> None:
+def test_a_trusted_name_is_on_the_allowlist(name: str, trusted: bool) -> None:
     assert is_trusted(name) is trusted
 
 
@@ -213,7 +249,7 @@ def test_a_damaged_file_is_a_load_error(tmp_path: Path, format: str) -> None:
     path.write_bytes(b"not a model")
 
     with pytest.raises(LoadError, match="cannot load model"):
-        load_model(format, path, allow_pickle=True)
+        load_model(format, path, allow_pickle="always")
 
 
 def test_what_cannot_be_served_says_so(tmp_path: Path, artifacts: Path) -> None:
@@ -276,12 +312,11 @@ def test_mlflow_sklearn_as_pickle_needs_leave_and_no_mlflow(
     folder = write_mlflow(tmp_path / "model", flavors)
     (folder / "model.pkl").write_bytes(pickle.dumps(column_classifier))
 
-    model = load_model("mlflow", folder, allow_pickle=True)
-
-    assert set(model.predict(model.prepare(by_column(rows)), ())) == {
-        "predictions",
-        "probabilities",
-    }
+    rules: tuple[PickleRule, ...] = ("scanned", "always")
+    for rule in rules:
+        model = load_model("mlflow", folder, allow_pickle=rule)
+        outputs = model.predict(model.prepare(by_column(rows)), ())
+        assert set(outputs) == {"predictions", "probabilities"}
     with pytest.raises(LoadError, match="unpickles"):
         load_model("mlflow", folder)
 
@@ -301,8 +336,10 @@ def test_mlflow_models_that_can_run_code_need_leave(
     folder = write_mlflow(tmp_path / "model", {"python_function": pyfunc})
     (folder / file).write_bytes(b"")
 
-    with pytest.raises(LoadError, match=message):
-        load_model("mlflow", folder)
+    rules: tuple[PickleRule, ...] = ("never", "scanned")
+    for rule in rules:
+        with pytest.raises(LoadError, match=message):
+            load_model("mlflow", folder, allow_pickle=rule)
 
 
 def test_an_mlmodel_cannot_point_out_of_its_directory(tmp_path: Path) -> None:

@@ -99,7 +99,14 @@ async def test_sigterm_lets_a_request_in_flight_finish_and_exits_0(
     short_directory: Path, sleeping_artifact: Path
 ) -> None:
     path = short_directory / "s"
-    options = ("--format", "joblib", "--artifact", str(sleeping_artifact), "--allow-pickle")
+    options = (
+        "--format",
+        "joblib",
+        "--artifact",
+        str(sleeping_artifact),
+        "--allow-pickle",
+        "always",
+    )
     async with running(path, *options) as server:
         await server.until_ready()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -123,7 +130,14 @@ async def test_sigterm_lets_a_request_in_flight_finish_and_exits_0(
 async def test_a_model_that_hangs_holds_up_the_end_no_longer_than_the_drain(
     short_directory: Path, sleeping_artifact: Path
 ) -> None:
-    options = ("--format", "joblib", "--artifact", str(sleeping_artifact), "--allow-pickle")
+    options = (
+        "--format",
+        "joblib",
+        "--artifact",
+        str(sleeping_artifact),
+        "--allow-pickle",
+        "always",
+    )
     async with running(short_directory / "s", *options, "--drain-s", "0.3") as server:
         await server.until_ready()
         in_flight = asyncio.create_task(server.sleep_s(600.0))

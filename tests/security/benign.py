@@ -1,3 +1,4 @@
+# ruff: noqa: PLW0108 - each model is made when it is asked for
 """Models of the usual kinds, trained once: what must load where pickles are scanned."""
 
 from __future__ import annotations
@@ -169,6 +170,10 @@ def _regressors() -> dict[str, Callable[[], Any]]:
     }
 
 
+def _categories() -> Any:
+    return ensemble.HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=2)
+
+
 def _others() -> dict[str, tuple[Callable[[], Any], Any, Any]]:
     words = feature_extraction.text
     return {
@@ -190,6 +195,7 @@ def _others() -> dict[str, tuple[Callable[[], Any], Any, Any]]:
             WORDS,
             LABELS,
         ),
+        "categories": (_categories, FRAME.astype({"carrier": "category"}), LABELS),
         "columns": (_columns, FRAME, LABELS),
         "words as labels": (
             lambda: tree.DecisionTreeClassifier(),

@@ -15,9 +15,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import joblib
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -176,8 +177,8 @@ def _named() -> dict[str, Callable[[], bytes]]:
         ),
     }
     return {
-        name: (lambda call: lambda: calling(call[0], call[1], *call[2]))(call)
-        for name, call in calls.items()
+        title: partial(calling, module, name, *arguments)
+        for title, (module, name, arguments) in calls.items()
     }
 
 
@@ -198,7 +199,8 @@ def _odd() -> dict[str, Callable[[], bytes]]:
         "NEWOBJ_EX": lambda: program(imported("subprocess", "Popen"), argument, b"}\x92"),
         "only named": lambda: program(system),
         "name through the memo": lambda: program(
-            text("os") + b"\x94" + text("system") + b"\x94", b"00", b"h\x00h\x01\x93", argument, b"R"
+            text("os") + b"\x94" + text("system") + b"\x94", b"00", b"h\x00h\x01\x93", argument,
+            b"R",
         ),
         "function through the memo": lambda: program(system + b"q\x050", b"h\x05", argument, b"R"),
         "memo written over": lambda: program(
@@ -232,6 +234,13 @@ def _odd() -> dict[str, Callable[[], bytes]]:
         "special attribute": lambda: program(estimator, special, b"b", b")b"),
         "special attribute by a dict that grows": lambda: program(
             b"}q\x000", estimator, b"h\x00b", b"h\x00" + text("__setstate__") + metric + b"s"
+        ),
+        "partial of another": lambda: program(
+            imported("functools", "partial"), imported("numpy", "mean"), b"\x85R",
+            b"(", imported("builtins", "set"), b")}Ntb",
+        ),
+        "partial of a call": lambda: program(
+            imported("functools", "partial"), imported("numpy", "dtype"), b"\x85R"
         ),
         "state of a class": lambda: program(
             imported("sklearn.pipeline", "Pipeline"), b"N}", text("predict"), metric, b"s\x86b"

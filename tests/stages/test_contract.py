@@ -7,17 +7,23 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import pytest
+import skops.io
+from sklearn.linear_model import LogisticRegression
 
 from modelplane.decisions.contracts import contract_name
 from modelplane.decisions.pacts import digest_pact
 from modelplane.resources.checks import ContractCheck
 from modelplane.resources.contract import Contract, ContractSpec
-from modelplane.resources.gate_run import StageOutcome, StageTask
+from modelplane.resources.gate_run import ServedModel, StageOutcome, StageTask
 from modelplane.resources.meta import Metadata
+from modelplane.resources.revision import Artifact, RuntimeSpec, make_revision
 from modelplane.resources.validation_pipeline import Stage
 from modelplane.stages.checks.contract import run
+from modelplane.stages.checks.schema import run as check_schema
 from tests.stages.pacts import answer, interaction, pact, version_2, version_4
+from tests.stages.programs import workspace as real_workspace
 from tests.stages.served import Scorer, served, workspace
 
 
@@ -177,6 +183,7 @@ async def test_what_the_verifier_saw_is_evidence_and_nobody_else_is_told(
     monkeypatch.delenv("PACT_DO_NOT_TRACK")
 
 
+@pytest.mark.slow
 async def test_of_a_large_suite_every_contract_is_told_and_failures_come_first() -> None:
     long = "é" * 3000
     many = [interaction(f"{n} {long}") for n in range(60)]
@@ -186,3 +193,38 @@ async def test_of_a_large_suite_every_contract_is_told_and_failures_come_first()
     assert len(json.dumps(outcome.to_dict())) < 250_000
     assert len(outcome.details["contracts"]) == 3
     assert [case.passed for case in outcome.cases[:4]] == [False, False, False, True]
+
+
+@pytest.mark.slow
+async def test_a_real_model_on_its_real_server_keeps_a_contract() -> None:
+    frame = pd.DataFrame({"amount": [1.0, 2.0, 3.0, 4.0], "age": [30.0, 40.0, 50.0, 60.0]})
+    model = LogisticRegression().fit(frame, [0, 0, 1, 1])
+    columns = [{"name": name, "datatype": "FP64", "shape": [-1]} for name in frame]
+    inputs = [{**column, "shape": [1], "data": [2.0]} for column in columns]
+    asks = {"inputs": inputs}
+    reads = {"outputs": [{"name": "predictions", "datatype": "INT64", "shape": [1], "data": [0]}]}
+    # A pact wants lists as long as its own: who reads one output asks for that one.
+    only = {**asks, "outputs": [{"name": "predictions"}]}
+    kept = contract(pact(interaction(body=only, answer=reads)))
+    broken = contract(pact(interaction(body=asks, answer=answer("score"))), "till")
+    artifact = Artifact(format="skops", digest="sha256:a")
+    candidate = ServedModel(
+        revision=make_revision("fraud", "1.0.0", artifact, RuntimeSpec()),
+        signature={
+            "inputs": columns,
+            "outputs": [{"name": "predictions", "datatype": "INT64", "shape": [-1]}],
+        },
+        input_example=asks,
+    )
+    with real_workspace() as place:
+        (place.candidate_dir / "model.bin").unlink()
+        skops.io.dump(model, place.candidate_dir / "model.skops")
+        given = task([kept, broken]).with_(candidate=candidate)
+        verified = await run(given, place)
+        schema = Stage.model_validate({"name": "schema", "schema": {}})
+        compared = await check_schema(given.with_(stage=schema, champion=candidate), place)
+    assert [v["passed"] for v in verified.details["contracts"]] == [True, False]
+    assert "to be equal to 'score'" in verified.message
+    errors = [f"{f.where}: {f.message}" for f in compared.findings if f.severity == "error"]
+    assert errors == ["till.fraud@1: outputs.score is read and not given; there are: predictions"]
+    assert [case.passed for case in compared.cases] == [True, True, False, True, True]

@@ -198,8 +198,6 @@ def test_a_number_that_means_nothing_decides_nothing(
         f"Measurement.value: Input should be a finite number, not {value}"
         in (result(space)["impossible"])
     )
-    check_is(monkeypatch, StageOutcome(passed=True, details={"score": value}))
-    assert main() == 65
 
 
 # As a process -----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from modelplane.ports.clock import Clock
 from modelplane.ports.gateways import GatewayFactory
 from modelplane.ports.processes import Processes
 from modelplane.ports.servers import ModelServers
+from modelplane.ports.signatures import SignatureVerifier
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
 from modelplane.resources.meta import Part, Resource
@@ -61,6 +62,8 @@ class Agent:
         This node's name, as in the resources.
     options
         How often it looks and how long it waits.
+    signatures
+        Verifies what an environment requires to be signed.
 
     Attributes
     ----------
@@ -68,7 +71,7 @@ class Agent:
         Whether what it started is left to the next agent when it stops, as for an upgrade.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the machine's ports, each by name
         self,
         *,
         control_plane: ControlPlane,
@@ -79,6 +82,7 @@ class Agent:
         places: Places,
         node: str = DEFAULT_NODE,
         options: AgentOptions | None = None,
+        signatures: SignatureVerifier | None = None,
     ) -> None:
         self.leave_running = False
         options = options or AgentOptions()
@@ -93,6 +97,7 @@ class Agent:
             places=places,
             options=options,
             preparations=asyncio.Semaphore(options.max_preparations),
+            signatures=signatures,
         )
         self._cache = Cache(places.agent_dir / "cache.jsonl")
         self._reporter = Reporter(control_plane, clock)

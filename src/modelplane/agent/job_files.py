@@ -1,7 +1,7 @@
 """The files of one job: where it works, what it is given, what it leaves.
 
-Called by `agent.jobs`, in threads where a tree is walked. What a job leaves is not trusted: reads
-are bounded, links are not followed, and nothing but plain files is taken.
+Called by `agent.job_runner`, in threads where a tree is walked. What a job leaves is not trusted:
+reads are bounded, links are not followed, and nothing but plain files is taken.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from modelplane.decisions.restarts import RestartPolicy
 from modelplane.ports.clock import Clock
 from modelplane.ports.processes import Processes
 from modelplane.ports.servers import Artifacts, ModelServers
+from modelplane.ports.signatures import SignatureVerifier
 from modelplane.resources.meta import Part, Resource
 
 Report = Callable[[Resource[Any, Any], Part], None]
@@ -86,7 +87,10 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine as its agent sees it."""
+    """One machine as its agent sees it.
+
+    Without `signatures` nothing starts whose environment requires a signature.
+    """
 
     name: str
     processes: Processes
@@ -96,6 +100,7 @@ class Node:
     places: Places
     options: AgentOptions
     preparations: asyncio.Semaphore
+    signatures: SignatureVerifier | None = None
 
     def socket(self, uid: str) -> Path:
         """Return the Unix socket of a replica: the same after each restart, and short."""

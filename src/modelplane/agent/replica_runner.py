@@ -8,6 +8,7 @@ and goes on from there, so it may be started again at any point. Decides restart
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -178,11 +179,24 @@ class ReplicaRunner:
                 return ExitCause("ArtifactMissing", str(error), final=True)
             except TerminalError as error:
                 return ExitCause("ArtifactChanged", str(error), final=True)
+            if (fault := await self._find_signature_fault(artifact)) is not None:
+                return ExitCause("SignatureInvalid", f"signature refused: {fault}", final=True)
             outcome = await self._node.servers.prepare(self._replica, artifact, self._socket)
         if isinstance(outcome, PreparationFailed):
             self.status = self.status.with_(log_tail=outcome.log_tail)
             return ExitCause("EnvironmentFailed", outcome.message, final=True)
         return outcome
+
+    async def _find_signature_fault(self, artifact: Path) -> str | None:
+        """Return why the files may not start; None when no signature is required, or one holds."""
+        spec = self._replica.spec
+        if not spec.trusted_keys:
+            return None
+        if self._node.signatures is None:
+            return "this agent cannot verify signatures"
+        return await self._node.signatures.find_fault(
+            artifact, spec.signatures, spec.trusted_keys
+        )
 
     async def _start(self, command: ServerCommand) -> KeptProcess:
         replica = self._replica

@@ -25,6 +25,7 @@ from modelplane.decisions.aliases import Mover, drop_version
 from modelplane.decisions.authorization import model_of
 from modelplane.decisions.registration import bury_version
 from modelplane.decisions.role_checks import check_role
+from modelplane.decisions.signatures import check_keys
 from modelplane.decisions.whole_state import (
     check_environment,
     check_environment_unused,
@@ -130,6 +131,7 @@ async def _check(
         await load_environment(store, declared.metadata.environment)
     if isinstance(declared, Environment):
         check_environment(declared, (await store.list(Environment))[0])
+        check_keys(declared)
     if isinstance(declared, Job) and isinstance(existing, Job):
         check_job_change(declared, existing)
     if isinstance(declared, Role):

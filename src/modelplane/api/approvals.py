@@ -28,7 +28,7 @@ from modelplane.decisions.approval_answers import (
     may_answer,
 )
 from modelplane.decisions.notifications import approval_event
-from modelplane.errors import NotFound
+from modelplane.errors import Forbidden, NotFound
 from modelplane.ports.outbox import add_notifications
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.approval import Approval, Delegation
@@ -124,7 +124,8 @@ def add_approval_routes(routes: Routes) -> None:
         now = context.dependencies.clock.now()
         approvals, version = await context.store.list(Approval)
         representation = await load_representation(context.store, now)
-        mine = [a for a in approvals if may_answer(a, subject, representation, now)]
+        named = [a for a in approvals if may_answer(a, subject, representation, now)]
+        mine = [a for a in named if await _may_approve(context, subject, a)]
         mine.sort(key=lambda approval: approval.spec.expires_at)
         return list_response("Approval", mine, version)
 
@@ -145,6 +146,16 @@ def add_approval_routes(routes: Routes) -> None:
         operation_id="actOnApproval",
         summary="approve or reject",
     )
+
+
+async def _may_approve(context: Context, subject: Subject, approval: Approval) -> bool:
+    """Whether the roles of `subject` let it answer `approval`, whoever a policy names."""
+    place, model = approval.metadata.environment, approval.spec.model
+    try:
+        await context.allow(subject, "approve", "Approval", place, model=model)
+    except Forbidden:
+        return False
+    return True
 
 
 def _lives(token: Token, now: datetime) -> bool:

@@ -25,13 +25,17 @@ from modelplane.decisions.registry_check import (
     RegistryReport,
     check_registry,
     is_living,
+    kept_digests,
     label_of,
     users_by_digest,
 )
 from modelplane.errors import FieldError, InvalidResource, NotFound
 from modelplane.ports.blobs import Blobs, StoredTree
 from modelplane.ports.store import Transaction
+from modelplane.resources.gate_run import StageResult
+from modelplane.resources.job import Job
 from modelplane.resources.model import ModelVersion
+from modelplane.resources.promotion import Promotion
 from modelplane.resources.quantities import parse_duration
 from modelplane.resources.replica import Replica
 
@@ -179,6 +183,10 @@ async def _compare(context: Context, before: datetime) -> RegistryReport:
     versions = list((await context.catalog.current()).versions.values())
     replicas, _ = await context.store.list(Replica)
     running = {replica.spec.revision.artifact.digest for replica in replicas}
+    jobs, _ = await context.store.list(Job)
+    results, _ = await context.store.list(StageResult)
+    promotions, _ = await context.store.list(Promotion)
+    running |= kept_digests(results, jobs, promotions)
     trees, labels = await blobs.list(), await blobs.labels()
     return check_registry(versions, running, trees, labels, before=before)
 

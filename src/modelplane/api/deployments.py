@@ -67,11 +67,17 @@ async def apply_deployment(
         model = declared.spec.model
         version = await load_version(context.store, model, declared.spec.version)
         name = declared.metadata.name
-        situation = await load_situation(context.store, environment, name, version)
+        situation = await load_situation(
+            context.store, environment, name, version, own_key=_own_key(context)
+        )
         admission = admit_deployment(declared, version, situation, asked)
         return write_admission(admission, asked, "apply"), admission
 
     return await _carry_out(context, prepare, dry_run=dry_run)
+
+
+def _own_key(context: Context) -> str:
+    return context.dependencies.stage_place.public_key
 
 
 async def _carry_out(
@@ -191,7 +197,7 @@ async def promote_chosen(
         serving = stable.version if stable else source.spec.version
         written = wanted or serving
         version = await load_version(store, model, written)
-        situation = await load_situation(store, target, name, version)
+        situation = await load_situation(store, target, name, version, own_key=_own_key(context))
         admission = admit_promotion(source, written, version, situation, asked)
         return write_admission(admission, asked, "promote"), admission
 

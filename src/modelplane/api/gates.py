@@ -159,7 +159,7 @@ async def load_pipeline(store: Store, name: str) -> ValidationPipeline:
     raise NotFound(f"there is no pipeline {name[:80]!r}", hint=hint)
 
 
-async def _explain_cache(request: Request, name: str, version: VersionQuery) -> Response:
+async def _explain_cache(request: Request, name: str, version: VersionQuery = "") -> Response:
     """Say for each stage whether a result would be reused now."""
     context = context_of(request)
     subject = await context.admit(request, "get", _PIPELINE, name=name)

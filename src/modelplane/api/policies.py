@@ -20,6 +20,7 @@ from modelplane.api.answers import AnyResource, part_response
 from modelplane.api.bodies import parse_part
 from modelplane.api.deployments import find_version, load_environment
 from modelplane.api.routes import Routes
+from modelplane.client.policies import PolicyTrial
 from modelplane.decisions.admission import Asked, compute_revision, make_promotion
 from modelplane.decisions.approvals import check_approval_policy
 from modelplane.decisions.policies import (
@@ -46,7 +47,7 @@ from modelplane.resources.manifest import read_document
 from modelplane.resources.meta import Metadata, Name, Part, Subject
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment, ModelDeploymentSpec
-from modelplane.resources.promotion import GateOutcome, PolicyOutcome, Promotion
+from modelplane.resources.promotion import Promotion
 from modelplane.resources.promotion_policy import PromotionPolicy
 from modelplane.resources.token import Token
 from modelplane.resources.validation_pipeline import ValidationPipeline
@@ -70,20 +71,6 @@ class TrialRequest(Part):
     environment: Name
     deployment: Name | None = None
     documents: tuple[dict[str, Any], ...] = Field(default=(), max_length=MAX_DOCUMENTS)
-
-
-class PolicyTrial(Part):
-    """What would be decided of a version now."""
-
-    model: str
-    version: str
-    environment: str
-    phase: str = Field(description="Of the promotion; `Frozen` while a freeze holds it.")
-    reason: str
-    message: str
-    policies: tuple[PolicyOutcome, ...] = ()
-    gates: tuple[GateOutcome, ...] = ()
-    approvals: tuple[str, ...] = Field(default=(), description="Asked for, or carried along.")
 
 
 def add_policy_routes(routes: Routes) -> None:

@@ -37,6 +37,7 @@ from modelplane.decisions.registration import (
     register_version,
 )
 from modelplane.decisions.registry_check import label_of
+from modelplane.decisions.signatures import add_signature
 from modelplane.errors import Conflict, FieldError, InvalidResource, NotFound
 from modelplane.ports.models import load_model
 from modelplane.ports.store import Store, Transaction
@@ -45,12 +46,14 @@ from modelplane.resources.model import (
     Model,
     ModelVersion,
     ModelVersionSpec,
+    Signature,
 )
 from modelplane.resources.model_source import ModelSource
 
 _GIVEN = frozenset({"number", "author", "id", "registered_at"})
 _MAX_TAGS = 100
 _MAX_DESCRIPTION = 100_000
+_MAX_BUNDLE = 200_000
 
 
 class Push(ModelVersionSpec):
@@ -73,7 +76,7 @@ def add_registry_routes(routes: Routes) -> None:
         return (await register(context, wanted, asked)).response()
 
     async def act(request: Request, name: str, verb: str) -> Response:
-        """Change the tags, an alias or the description of a version, or correct its record."""
+        """Change a version's tags, alias or description, correct its record, or sign its files."""
         context = context_of(request)
         subject = await context.admit(request, "act", "ModelVersion", name=name)
         if verb not in _ACTIONS:
@@ -102,7 +105,7 @@ def add_registry_routes(routes: Routes) -> None:
         act,
         tag="ModelVersion",
         operation_id="actOnModelVersion",
-        summary="tag, alias, describe or correct",
+        summary="tag, alias, describe, correct or sign",
     )
 
 
@@ -182,6 +185,7 @@ _ACTIONS: dict[str, dict[str, type]] = {
     "alias": {"alias": str, "remove": bool},
     "describe": {"description": str},
     "correct": {"field": str, "value": object},
+    "sign": {"bundle": str, "keyId": str},
 }
 
 
@@ -223,7 +227,7 @@ def _move(model: Model, version: ModelVersion, body: dict[str, Any], asked: Aske
 
 
 def _change(version: ModelVersion, verb: str, body: dict[str, Any], asked: Asked) -> ModelVersion:
-    """Return a version with its tags or its description changed, or its record corrected."""
+    """Return a version with its tags or description changed, corrected or signed."""
     if verb == "correct":
         correction = Correction(
             field=body["field"],
@@ -233,6 +237,14 @@ def _change(version: ModelVersion, verb: str, body: dict[str, Any], asked: Asked
             reason=asked.reason,
         )
         return correct_version(version, correction)
+    if verb == "sign":
+        signature = Signature.model_construct(
+            key_id=body.get("keyId", ""),
+            bundle=body.get("bundle", "")[:_MAX_BUNDLE],
+            subject=asked.subject.name,
+            at=asked.now,
+        )
+        return add_signature(version, signature)
     if verb == "tag":
         tags = body.get("tags", {})
         faults = [

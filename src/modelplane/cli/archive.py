@@ -23,10 +23,13 @@ from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.store.backup import restore_backup
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.client.artifacts import digest_tree
-from modelplane.decisions.registry_check import is_living, users_by_digest
+from modelplane.decisions.registry_check import is_living, kept_digests, users_by_digest
 from modelplane.errors import Conflict, InvalidResource, NotFound, TerminalError
 from modelplane.ports.blobs import Blobs
+from modelplane.resources.gate_run import StageResult
+from modelplane.resources.job import Job
 from modelplane.resources.model import ModelVersion
+from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
 from modelplane.settings import STATE_FORMAT, Paths, Settings
 
@@ -261,9 +264,14 @@ async def read_used_digests(paths: Paths) -> UsedDigests:
     async with _opened_store(paths) as store:
         versions, _ = await store.list(ModelVersion)
         replicas, _ = await store.list(Replica)
+        jobs, _ = await store.list(Job)
+        results, _ = await store.list(StageResult)
+        promotions, _ = await store.list(Promotion)
     running = {replica.spec.revision.artifact.digest for replica in replicas}
+    running |= {d for job in jobs for d in job.spec.artifacts.values()}
     living = users_by_digest(filter(is_living, versions)).keys()
-    return UsedDigests(living | running, running)
+    kept = kept_digests(results, jobs, promotions)
+    return UsedDigests(living | running | kept, running)
 
 
 async def find_garbage(

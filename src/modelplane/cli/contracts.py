@@ -63,9 +63,7 @@ def publish(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", metavar="MODEL", help="If the pact calls it otherwise."
-        ),
+        typer.Option("--model", metavar="MODEL", help="If the pact calls it otherwise."),
     ] = None,
     reason: Reason = "",
     output: PlainOutput = Plain.TEXT,

@@ -25,7 +25,7 @@ AnyResource = Resource[Any, Any]
 
 _RELATED: tuple[type[AnyResource], ...] = (TrafficSplit, Replica, Rollout, Promotion)
 _SHOWN = 10
-_HIDDEN = ("conditions", "corrections", "logTail")
+_HIDDEN = ("conditions", "corrections", "logTail", "policies", "gates")
 
 
 def describe_resource(session: Session, resource: AnyResource) -> str:
@@ -43,6 +43,8 @@ def describe_resource(session: Session, resource: AnyResource) -> str:
     parts.append(_describe_conditions(getattr(resource.status, "conditions", ())))
     if isinstance(resource, ModelVersion):
         parts.append(_describe_corrections(resource))
+    if isinstance(resource, Promotion):
+        parts.append(_describe_guards(resource))
     if isinstance(resource, ModelDeployment):
         parts += [_related(session, resource, kind) for kind in _RELATED]
         parts += _describe_metrics(session, resource)
@@ -69,6 +71,14 @@ def _describe_corrections(version: ModelVersion) -> str:
         for c in version.status.corrections
     ]  # fmt: skip
     return _table("Corrected since", ["FIELD", "SHOULD BE", "AT", "BY", "WHY"], rows)
+
+
+def _describe_guards(promotion: Promotion) -> str:
+    """Return what everything that guards the environment said of it."""
+    status = promotion.status
+    rows = [[p.kind, p.name, p.outcome, p.message] for p in status.policies]
+    rows += [["Gate", gate.pipeline, gate.phase, gate.run] for gate in status.gates]
+    return _table("Guarded by", ["KIND", "NAME", "OUTCOME", "MESSAGE"], rows)
 
 
 def _related(session: Session, deployment: ModelDeployment, kind: type[AnyResource]) -> str:

@@ -81,6 +81,65 @@ kind: Job
 metadata: {name: nightly-check, environment: staging}
 spec: {command: [python, check.py], timeout: 30m}
 """,
+    "PromotionPolicy": """\
+apiVersion: modelplane.dev/v1
+kind: PromotionPolicy
+metadata: {name: production}
+spec:
+  environments: [production]
+  models: {labels: {team: risk}}
+  pipelines: [checks]
+  conditions:
+  - expression: metrics.accuracy >= 0.92
+    message: below what the risk team accepts
+  freezes:
+  - {days: [sat, sun], timezone: Europe/Berlin, reason: weekend}
+""",
+    "ApprovalPolicy": """\
+apiVersion: modelplane.dev/v1
+kind: ApprovalPolicy
+metadata: {name: risk-engine}
+spec:
+  team: 风险引擎
+  models: {labels: {tier: high}}
+  threshold: {accuracy: 96%}
+  approvers: {groups: [compliance]}
+  quorum: 2
+  expiresAfter: 72h
+""",
+    "NotificationChannel": """\
+apiVersion: modelplane.dev/v1
+kind: NotificationChannel
+metadata: {name: compliance}
+spec:
+  email:
+    host: smtp.example.org
+    username: modelplane
+    password: smtp-password
+    from: modelplane <modelplane@example.org>
+    to: [clara@example.org]
+  teams: [风险引擎]
+  approver: clara
+""",
+    "Role": """\
+apiVersion: modelplane.dev/v1
+kind: Role
+metadata: {name: releaser}
+spec:
+  description: Changes how production serves
+  rules:
+  - {name: look, verbs: [get, list, watch], kinds: ["*"]}
+  - {name: deploy, verbs: [apply], kinds: [ModelDeployment], stages: [production]}
+""",
+    "RoleBinding": """\
+apiVersion: modelplane.dev/v1
+kind: RoleBinding
+metadata: {name: risk-developers}
+spec:
+  role: developer
+  groups: [risk]
+  models: {labels: {team: risk}}
+""",
 }
 """A manifest for each kind that people declare; a test reads them."""
 

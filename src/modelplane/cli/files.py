@@ -11,17 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from modelplane.errors import FieldError, InvalidResource
+from modelplane.resources.approval import ApprovalPolicy
 from modelplane.resources.documents import MAX_BYTES
 from modelplane.resources.environment import Environment
 from modelplane.resources.manifest import read_documents
 from modelplane.resources.meta import Resource
 from modelplane.resources.model import Model
+from modelplane.resources.notification import NotificationChannel
+from modelplane.resources.promotion_policy import PromotionPolicy
+from modelplane.resources.role import Role
+from modelplane.resources.validation_pipeline import ValidationPipeline
 
 AnyResource = Resource[Any, Any]
 
 _ENDINGS = frozenset({".yaml", ".yml", ".json"})
-_FIRST: tuple[type[AnyResource], ...] = (Environment, Model)
-"""Kinds that others refer to: they are applied first."""
+_FIRST: tuple[type[AnyResource], ...] = (
+    Environment, Model, Role, ValidationPipeline, PromotionPolicy, ApprovalPolicy,
+    NotificationChannel,
+)  # fmt: skip
+"""Kinds that others refer to, and those that guard others: they are applied first."""
 
 
 def load_manifests(sources: Sequence[str]) -> list[AnyResource]:

@@ -16,6 +16,7 @@ from modelplane.cli.session import Session
 from modelplane.cli.words import describe_change
 from modelplane.client.routed import is_routed
 from modelplane.errors import InvalidResource, NotFound, TransientError
+from modelplane.resources.gate_run import GateRun
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
 from modelplane.resources.quantities import parse_duration
@@ -86,6 +87,24 @@ def follow_rollout(
         if rollout is not None:
             yield rollout
             if rollout.finished:
+                return
+        waiting.pause()
+
+
+def follow_run(session: Session, name: str, *, timeout: str) -> Iterator[GateRun]:
+    """Yield a run of a pipeline now and about twice a second until it has ended.
+
+    Raises
+    ------
+    TransientError
+        It had not ended after `timeout`, or the control plane is away.
+    """
+    waiting = _Waiting(session, timeout, f"run {name} has not ended")
+    while True:
+        run = waiting.ask(lambda: session.client.get(GateRun, name))
+        if run is not None:
+            yield run
+            if run.finished:
                 return
         waiting.pause()
 

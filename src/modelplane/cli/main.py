@@ -29,12 +29,13 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "push": ("pushing", "Register a version of a model with its artifact."),
         "registry": (
             "registry",
-            "Search, label, correct and check what is registered.",
+            "Search, label, correct, sign and check what is registered.",
         ),
         "dataset": ("datasets", "Register versions of data."),
         "lineage": ("lineage", "Show what something came from, and what depends on it."),
         "reproduce": ("reproducing", "Run again what made a version, and compare predictions."),
         "predict": ("inference", "Ask a deployment for one prediction, through its gateway."),
+        "pipeline": ("pipelines", "Run validation pipelines, and see what they found."),
         "contract": ("contracts", "Publish what consumers expect, and ask what may be deployed."),
     },
     "Declare": {
@@ -49,6 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Roll out": {
         "promote": ("promotion", "Promote a version of a deployment to an environment."),
         "rollout": ("rollouts", "Follow and steer rollouts."),
+        "policy": ("policies", "Try policies on a version, and replay them over the past."),
         "approvals": ("approvals", "See who has to agree to what, and delegate."),
         "approve": ("approvals", "Agree to a promotion that you are asked about."),
         "reject": ("approvals", "Refuse a promotion that you are asked about."),

@@ -18,6 +18,7 @@ from modelplane.cli.session import Session, command, make_app
 from modelplane.cli.tables import format_table
 from modelplane.resources.environment import Environment
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import WAITING_PROMOTION, Promotion
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.traffic_split import TrafficSplit
@@ -37,6 +38,7 @@ class Overview:
     rollouts: Sequence[Rollout]
     replicas: Sequence[Replica]
     splits: Sequence[TrafficSplit]
+    promotions: Sequence[Promotion] = ()
 
 
 @command(app, "status", examples=["modelplane status", "modelplane status -o json"])
@@ -49,6 +51,7 @@ def status(session: Session, *, output: PlainOutput = Plain.TEXT) -> None:
         rollouts=client.list(Rollout).items,
         replicas=client.list(Replica).items,
         splits=client.list(TrafficSplit).items,
+        promotions=client.list(Promotion).items,
     )
     if output is Plain.JSON:
         print_json(overview_to_dict(overview))
@@ -119,6 +122,18 @@ def _moving(overview: Overview, deployment: ModelDeployment) -> str:
         same = rollout.metadata.environment == deployment.metadata.environment
         if same and rollout.metadata.name == deployment.status.rollout and not rollout.finished:
             return f"{rollout.spec.candidate.version} {rollout.status.phase}"
+    return _waiting(overview, deployment)
+
+
+def _waiting(overview: Overview, deployment: ModelDeployment) -> str:
+    """Return which version waits to come here, and what for."""
+    for promotion in overview.promotions:
+        same = promotion.metadata.environment == deployment.metadata.environment
+        latest = same and promotion.metadata.name == deployment.status.promotion
+        if latest and promotion.status.phase in WAITING_PROMOTION:
+            status = promotion.status
+            what = f"{promotion.spec.revision.version} {status.phase}: {status.message}"
+            return what.rstrip(": ")
     return ""
 
 

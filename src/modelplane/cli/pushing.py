@@ -129,6 +129,14 @@ def push(  # noqa: PLR0913 - one parameter for each option
     description: Annotated[
         str, _option("--description", metavar="TEXT", help_="What people should know.")
     ] = "",
+    sign_key: Annotated[
+        Path | None,
+        _option(
+            "--sign-key",
+            metavar="KEY.pem",
+            help_="Private key to sign the files with; default modelplane's own, where it is here.",
+        ),
+    ] = None,
     output: PlainOutput = Plain.TEXT,
 ) -> None:
     """Register a version of a model with its artifact.
@@ -157,6 +165,7 @@ def push(  # noqa: PLR0913 - one parameter for each option
             tags=parse_pairs("--tag", tag or ()),
             description=description,
             training=Training(),
+            sign_key=sign_key,
         )
     for text in done.warnings:
         warn(text)

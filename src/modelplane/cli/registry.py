@@ -7,6 +7,7 @@ from modelplane.cli import (
     registry_history,
     registry_labels,
     registry_search,
+    registry_signing,
     sources,
 )
 from modelplane.cli.session import make_app
@@ -16,8 +17,15 @@ registry = make_app()
 app.add_typer(
     registry,
     name="registry",
-    help="Search, label, correct and check what is registered.",
+    help="Search, label, correct, sign and check what is registered.",
 )
 
-for module in (registry_search, registry_labels, registry_history, registry_check, sources):
+for module in (
+    registry_search,
+    registry_labels,
+    registry_history,
+    registry_check,
+    registry_signing,
+    sources,
+):
     registry.registered_commands += module.commands.registered_commands

@@ -108,7 +108,7 @@ def reproduce(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     allow_pickle: Annotated[
         bool,
-        typer.Option("--allow-pickle", help="Load artifacts that run code when they are loaded."),
+        typer.Option("--allow-pickle", help="Load artifacts that may run any code when loaded."),
     ] = False,
     timeout: Annotated[
         str,

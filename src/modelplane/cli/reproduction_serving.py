@@ -64,7 +64,8 @@ async def ask_version(
     place
         For environments, the socket and the log.
     allow_pickle
-        Whether artifacts may be loaded that run code when they are.
+        Whether artifacts may be loaded that run any code when they are; without, pickles are
+        scanned first.
     timeout_s
         How long environment and start may take.
     """
@@ -76,7 +77,7 @@ async def ask_version(
             deployment=_NAME,
             revision=make_revision(spec.model, spec.version, spec.artifact, runtime),
             index=0,
-            allow_pickle=allow_pickle,
+            allow_pickle="always" if allow_pickle else "scanned",
             signature=spec.signature,
         ),
     )

@@ -19,11 +19,15 @@ DEFAULT_URL = "http://127.0.0.1:7080"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Address of the API and the tokens that open it and the gateways; a token may be empty."""
+    """Address of the API and the tokens that open it and the gateways; a token may be empty.
+
+    `signing_key` is the private key that pushes are signed with, where the state has one.
+    """
 
     url: str
     token: str
     gateway_token: str
+    signing_key: Path | None = None
 
     def __repr__(self) -> str:
         return f"Endpoint(url={self.url!r})"  # tokens do not belong in logs
@@ -59,6 +63,7 @@ def find_endpoint(
         url=found.rstrip("/"),
         token=given if given is not None else _read(directory / "admin-token"),
         gateway_token=gateway if gateway is not None else _read(directory / "gateway-token"),
+        signing_key=_find_file(directory / "signing" / "key.pem"),
     )
 
 
@@ -80,6 +85,10 @@ def _read_url(path: Path) -> str:
         raise InvalidResource(
             f"{path} does not hold an address", hint="start modelplane again, or pass --url"
         ) from None
+
+
+def _find_file(path: Path) -> Path | None:
+    return path.absolute() if os.access(path, os.R_OK) else None
 
 
 def _read(path: Path) -> str:

@@ -5,7 +5,9 @@ A part of `Client`; holds no rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,33 @@ from modelplane.client.contracts import (
     record_call,
 )
 from modelplane.client.evidence import evidence_call
+from modelplane.client.pipelines import (
+    CachedStage,
+    cancel_call,
+    explain_cache_call,
+    read_cache,
+    report_call,
+    run_call,
+)
+from modelplane.client.policies import (
+    AnyPolicy,
+    PolicyTrial,
+    read_replay,
+    read_trial,
+    trial_call,
+)
+from modelplane.client.policies import replay_call as policy_replay_call
 from modelplane.client.registering import RegistryClient
 from modelplane.decisions.deployability import Deployability
+from modelplane.decisions.policy_replay import PolicyReplay
+from modelplane.errors import TransientError
 from modelplane.resources.approval import Approval, Delegation
 from modelplane.resources.contract import Contract
+from modelplane.resources.gate_run import GateRun
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
 from modelplane.resources.notification import Notification
+
+_POLL_S = 0.25
 
 
 class GateClient(RegistryClient):
@@ -119,6 +142,26 @@ class GateClient(RegistryClient):
         """Return the public key, PEM, that evidence and the audit log's head are signed with."""
         return str(self.send(Call("GET", f"{PREFIX}/audit:head"))["publicKey"])
 
+    # -- policies -------------------------------------------------------------------------
+
+    def replay_policies(
+        self, policies: Sequence[AnyPolicy], *, since: datetime | None = None
+    ) -> PolicyReplay:
+        """Say what `policies` would have decided of past promotions, in place of those applied."""
+        return read_replay(self._connection.send(policy_replay_call(policies, since)))
+
+    def test_policies(
+        self,
+        version: str,
+        environment: str = DEFAULT_ENVIRONMENT,
+        policies: Sequence[AnyPolicy] = (),
+        *,
+        deployment: str | None = None,
+    ) -> PolicyTrial:
+        """Say what would be decided of ``MODEL@VERSION`` now, with `policies` where given."""
+        call = trial_call(version, environment, policies, deployment)
+        return read_trial(self._connection.send(call))
+
     # -- contracts ------------------------------------------------------------------------
 
     def publish_contract(
@@ -166,3 +209,51 @@ class GateClient(RegistryClient):
         """
         call = can_i_deploy_call(pacticipant, version, environment)
         return read_deployability(self._connection.send(call))
+
+    # -- pipelines ------------------------------------------------------------------------
+
+    def run_pipeline(
+        self, pipeline: str, version: str, *, no_cache: bool = False, reason: str = ""
+    ) -> GateRun:
+        """Take ``MODEL@VERSION`` through a pipeline; `no_cache` runs every stage anew."""
+        call = run_call(pipeline, version, no_cache=no_cache, reason=reason)
+        return read_applied(GateRun, self._connection.send(call)).resource
+
+    def wait_for_run(
+        self,
+        run: str,
+        *,
+        timeout_s: float = 3600.0,
+        on_change: Callable[[GateRun], None] | None = None,
+    ) -> GateRun:
+        """Wait until a run has ended, and return it; `on_change` is called with each change.
+
+        Raises
+        ------
+        TransientError
+            It took longer than `timeout_s`; it goes on.
+        """
+        until_s, seen = time.monotonic() + timeout_s, 0
+        while True:
+            now = self.get(GateRun, run)
+            if now.metadata.resource_version != seen and on_change is not None:
+                on_change(now)
+            seen = now.metadata.resource_version
+            if now.finished:
+                return now
+            if time.monotonic() > until_s:
+                raise TransientError(f"{run} has not ended after {timeout_s:g} s")
+            time.sleep(_POLL_S)
+
+    def cancel_run(self, run: str, *, reason: str = "") -> GateRun:
+        """End what a run has running, and start nothing more of it."""
+        body = self._connection.send(cancel_call(run, reason))
+        return read_applied(GateRun, body).resource
+
+    def explain_cache(self, pipeline: str, version: str) -> tuple[CachedStage, ...]:
+        """Return which stages would be reused for ``MODEL@VERSION``, and why not the others."""
+        return read_cache(self.send(explain_cache_call(pipeline, version)))
+
+    def gate_report(self, run: str, format: str = "json") -> str:
+        """Return everything that a run found: as ``json``, ``junit`` (XML) or ``html``."""
+        return self._connection.send(report_call(run, format)).decode()

@@ -6,6 +6,7 @@ A part of `Client`; holds no rules.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,6 +24,7 @@ from modelplane.client.pushing import (
 )
 from modelplane.client.reproduction import answer_dataset_push, record_push, recording_folder
 from modelplane.client.resources import ResourceClient
+from modelplane.client.signing import Signed, is_available, sign_files
 from modelplane.decisions.history import Named
 from modelplane.decisions.lineage import MAX_DEPTH, Direction, Lineage
 from modelplane.resources.dataset import DatasetVersion
@@ -39,9 +41,14 @@ class RegistryClient(ResourceClient):
         name: str,
         version: str,
         artifact: str | Path | None = None,
+        *,
+        sign_key: str | Path | None = None,
         **record: Unpack[VersionRecord],
     ) -> Applied[ModelVersion]:
         """Push one version of a model: its bytes and what made it.
+
+        On a machine whose state directory has modelplane's own key the files are signed with
+        it, where the extra ``signing`` is installed.
 
         Parameters
         ----------
@@ -49,6 +56,8 @@ class RegistryClient(ResourceClient):
             The model, and a semantic version of it.
         artifact
             A file or folder; may be left out when a command needs none.
+        sign_key
+            Private key (PEM) to sign the files with instead of modelplane's own.
         **record
             What else is known of it: the fields of `pushing.VersionRecord`.
 
@@ -70,9 +79,26 @@ class RegistryClient(ResourceClient):
             recording = recording_folder()
             if recording is not None:
                 return record_push(recording, path, body)
+            signed = self._sign(path, sign_key)
             self._connection.upload(path, body["artifact"]["digest"])
         call = Call("POST", f"{calls.PREFIX}/model-versions", body=body)
-        return read_applied(ModelVersion, self._connection.send(call))
+        applied = read_applied(ModelVersion, self._connection.send(call))
+        known = {signature.key_id for signature in applied.resource.status.signatures}
+        if signed is None or signed.key_id in known:
+            return applied
+        return replace(applied, resource=self.add_signature(applied.resource.metadata.name, signed))
+
+    def _sign(self, path: Path, key: str | Path | None) -> Signed | None:
+        """Sign files that are pushed, with the key that was given or the one of the state."""
+        if key is not None:
+            return sign_files(path, Path(key))
+        own = self.endpoint.signing_key
+        return sign_files(path, own) if own is not None and is_available() else None
+
+    def add_signature(self, name: str, signed: Signed) -> ModelVersion:
+        """Register a signature over the files of ``MODEL@VERSION``; see `signing.sign_files`."""
+        answer = self.act(ModelVersion, name, "sign", bundle=signed.bundle, keyId=signed.key_id)
+        return ModelVersion.model_validate(answer["resource"])
 
     def push_dataset(
         self, name: str, data: Any, *, version: str | None = None, description: str = ""

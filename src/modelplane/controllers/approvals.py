@@ -33,14 +33,18 @@ class ApprovalController:
         self._store = store
         self._fence = fence
         self._clock = clock
+        # Promotions with open approvals: those that are over are many, and ask nothing more.
+        self._asking: set[ResourceKey] = set()
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
-        """The promotion: an open approval's own, or one that is over."""
+        """The promotion: an open approval's own, or one that is over and has open approvals."""
         environment = resource.metadata.environment
         if isinstance(resource, Approval) and resource.status.phase == "Pending":
-            yield ResourceKey("Promotion", environment, resource.spec.promotion)
+            key = ResourceKey("Promotion", environment, resource.spec.promotion)
+            self._asking.add(key)
+            yield key
         elif isinstance(resource, Promotion) and resource.status.phase in FINISHED_PROMOTION:
-            yield resource.key
+            yield from {resource.key} & self._asking
 
     async def reconcile(self, key: ResourceKey) -> float | None:
         """End what is to end; return when the next one expires."""
@@ -50,6 +54,7 @@ class ApprovalController:
             a for a in approvals if a.status.phase == "Pending" and a.spec.promotion == key.name
         ]
         if not pending:
+            self._asking.discard(key)
             return None
         promotion = await self._store.find(Promotion, key.name, key.environment)
         now = self._clock.now()

@@ -11,6 +11,7 @@ from typing import Any
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
 from modelplane.decisions.placement import choose, decide_placement, decide_removal
+from modelplane.decisions.signatures import signatures_by, trusted_keys
 from modelplane.ports.clock import Clock
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
@@ -43,7 +44,9 @@ class PlacementController:
         TrafficSplit,
     )
 
-    def __init__(self, store: Store, fence: Fence, clock: Clock) -> None:
+    def __init__(self, store: Store, fence: Fence, clock: Clock, *, own_key: str = "") -> None:
+        """Take the ports; `own_key` is this modelplane's own key for signatures, PEM."""
+        self._own_key = own_key
         self._store = store
         self._fence = fence
         self._clock = clock
@@ -88,6 +91,7 @@ class PlacementController:
         # What comes from MLflow holds its own signature, which says more than ours can.
         declared = version is not None and version.spec.source is None
         name = deployment.metadata.name
+        keys = trusted_keys(environment, self._own_key)
         return Replica(
             metadata=Metadata(
                 name=f"{name}-{revision.short}-{index}",
@@ -98,7 +102,9 @@ class PlacementController:
                 deployment=name,
                 revision=revision,
                 index=index,
-                allow_pickle=environment.spec.allow_pickle == "always",
+                allow_pickle=environment.spec.allow_pickle,
+                signatures=tuple(s.bundle for s in signatures_by(version, keys)) if version else (),
+                trusted_keys=keys,
                 signature=version.spec.signature if version and declared else None,
                 input_example=version.spec.input_example if version else None,
             ),

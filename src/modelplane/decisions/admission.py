@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from modelplane.decisions.rollout import effective_strategy
+from modelplane.decisions.signatures import check_signed
 from modelplane.decisions.versions import LATEST
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.environment import Environment
@@ -65,6 +66,8 @@ class Situation:
         Whether the version has served in an environment whose stage is staging.
     promotions_before, rollouts_before
         Highest ordinals that a deployment of this name ever had here, also one since deleted.
+    own_key
+        This modelplane's own public key for signatures, PEM; empty where it is not known.
     """
 
     environment: Environment
@@ -73,6 +76,7 @@ class Situation:
     in_staging: bool = False
     promotions_before: int = 0
     rollouts_before: int = 0
+    own_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,7 @@ def _admit(
         return Admission(result, merged, None, _already(situation, revision, explicit))
 
     _check_pickle(version, environment)
+    check_signed(version, environment, situation.own_key)
     warnings = _warn(version, situation)
     promotion = make_promotion(
         merged, revision, asked, requested_version=requested, warnings=warnings
@@ -322,7 +327,7 @@ def _check_pickle(version: ModelVersion, environment: Environment) -> None:
     raise InvalidResource(
         f"{label} holds a pickle, which environment {place!r} does not load",
         [FieldError("spec.version", "its artifact has format joblib; loading it runs any code")],
-        hint=f"push the model as skops or ONNX, or set allowPickle: always in {place!r}",
+        hint=f"push the model as skops or ONNX, or set allowPickle: scanned in {place!r}",
     )
 
 

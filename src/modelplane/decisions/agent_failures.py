@@ -19,6 +19,7 @@ FailureReason = Literal[
     "NotReadyInTime",
     "OutOfMemory",
     "PickleNotAllowed",
+    "SignatureInvalid",
     "SmokeFailed",
 ]
 
@@ -31,6 +32,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 # Seen of libraries that meet their limit; without a limit these have other causes.
 _LIMIT_MET = re.compile(r"can't start new thread|failed to map segment")
+_OFF_LIST = re.compile(r"^cannot load the model: (.* is not within the pickle allowlist: .*)$", re.M)
 _PICKLE = re.compile(r"where pickles are allowed", re.IGNORECASE)
 _SIGKILL = -9
 _COMMAND_NOT_FOUND = 127
@@ -71,10 +73,13 @@ def explain_exit(
     speaks_our_codes
         Whether it is our own model server and not a program of the user's.
     """
+    if found := _OFF_LIST.search(log_tail):
+        message = f"{found.group(1)[:1000]}; push it as skops or ONNX, or set allowPickle: always"
+        return ExitCause("PickleNotAllowed", message, final=True)
     if _PICKLE.search(log_tail):
         message = (
-            "the artifact holds a pickle, which can run any code, and the environment does not "
-            "allow pickles; push it as skops or ONNX, or set allowPickle: always"
+            "the artifact holds what can run any code when it is loaded, and the environment does "
+            "not allow that; push it as skops or ONNX, or set allowPickle: always"
         )
         return ExitCause("PickleNotAllowed", message, final=True)
     met = memory_bytes is not None and _LIMIT_MET.search(log_tail)

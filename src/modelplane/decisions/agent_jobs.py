@@ -1,4 +1,4 @@
-"""What a job is started with, and how it ended. Pure; called by `agent.jobs`."""
+"""What a job is started with, and how it ended. Pure; called by `agent.job_runner`."""
 
 from __future__ import annotations
 

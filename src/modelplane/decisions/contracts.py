@@ -18,7 +18,7 @@ from modelplane.decisions.pacts import digest_pact, read_pact
 from modelplane.errors import Conflict, FieldError, InvalidResource
 from modelplane.resources.checks import ContractCheck, SchemaCheck
 from modelplane.resources.contract import Contract, ContractSpec, ContractStatus, Verification
-from modelplane.resources.gate_run import StageResult
+from modelplane.resources.gate_run import GateRun, StageResult
 from modelplane.resources.meta import Metadata
 
 MAX_VERIFICATIONS = 200
@@ -283,8 +283,22 @@ class Verdict:
     verification: Verification
 
 
-def read_verdicts(result: StageResult) -> tuple[Verdict, ...]:
-    """Return what the result of a check `contract` says of each contract; of others nothing."""
+def results_on_contracts(run: GateRun) -> tuple[str, ...]:
+    """Return the names of the results of a run's checks `contract`, as far as there are some."""
+    checks = {stage.name for stage in run.spec.stages if stage.check == "contract"}
+    return tuple(s.result for s in run.status.stages if s.name in checks and s.result)
+
+
+def read_verdicts(result: StageResult, version: str) -> tuple[Verdict, ...]:
+    """Return what the result of a check `contract` says of each contract; of others nothing.
+
+    Parameters
+    ----------
+    result
+        Made of `version`, or of another one with the same files whose result was reused.
+    version
+        The version that it is taken for.
+    """
     details = result.spec.outcome.details
     artifact, items = details.get("artifact"), details.get("contracts")
     if result.spec.check != "contract" or not isinstance(artifact, str):
@@ -295,7 +309,7 @@ def read_verdicts(result: StageResult) -> tuple[Verdict, ...]:
         if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
             continue
         verification = Verification(
-            version=result.spec.version,
+            version=version,
             artifact=artifact,
             passed=item.get("passed") is True,
             result=result.metadata.name,

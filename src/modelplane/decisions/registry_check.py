@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
+from modelplane.resources.gate_run import StageResult
+from modelplane.resources.job import Job
 from modelplane.resources.model import ModelVersion, ModelVersionSpec, version_id
+from modelplane.resources.promotion import Promotion
 
 FaultKind = Literal["missing", "altered", "orphaned", "unrecorded", "stray"]
 """A version without its files; files with other bytes; files without a version; a version
@@ -151,6 +154,22 @@ def is_living(version: ModelVersion) -> bool:
     return version.status.deleted_at is None
 
 
+def kept_digests(
+    results: Iterable[StageResult], jobs: Iterable[Job], promotions: Iterable[Promotion]
+) -> frozenset[str]:
+    """Return the artifacts that are no version's and are kept all the same.
+
+    The evidence of stages and of promotions, and what jobs are given and have left.
+    """
+    kept: set[str | None] = set()
+    for result in results:
+        kept |= {result.spec.evidence, *result.spec.shard_evidence}
+    for job in jobs:
+        kept |= {job.status.output, *job.spec.artifacts.values()}
+    kept |= {promotion.status.evidence for promotion in promotions}
+    return frozenset(digest for digest in kept if digest)
+
+
 def check_registry(
     versions: Iterable[ModelVersion],
     running: Set[str],
@@ -167,7 +186,7 @@ def check_registry(
         All, deleted ones included; read before `trees` and `labels`, so that what is registered
         meanwhile does not look as if it were missing.
     running
-        Digests that model servers use; they are no orphans.
+        Digests that model servers use, or that are kept besides; they are no orphans.
     trees, labels
         Everything stored.
     before

@@ -18,9 +18,12 @@ from modelplane.resources.rollout import Rollout
 
 
 async def load_situation(
-    store: Store, environment: Environment, name: str, version: ModelVersion
+    store: Store, environment: Environment, name: str, version: ModelVersion, *, own_key: str = ""
 ) -> Situation:
-    """Return what there is before a version is asked for in a deployment, or a new one."""
+    """Return what there is before a version is asked for in a deployment, or a new one.
+
+    `own_key` is this modelplane's own public key for signatures, where the caller knows it.
+    """
     place = environment.metadata.name
     existing = await store.find(ModelDeployment, name, place)
     in_staging = environment.spec.stage != "production" or await _was_in_staging(store, version)
@@ -32,9 +35,10 @@ async def load_situation(
             in_staging=in_staging,
             promotions_before=_highest(p for p in promotions if p.spec.deployment == name),
             rollouts_before=_highest(r for r in rollouts if r.spec.deployment == name),
+            own_key=own_key,
         )
     active = await load_active(store, existing)
-    return Situation(environment, existing, active, in_staging)
+    return Situation(environment, existing, active, in_staging, own_key=own_key)
 
 
 def _highest(resources: Any) -> int:

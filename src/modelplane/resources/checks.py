@@ -6,9 +6,10 @@ A stage of a `ValidationPipeline` holds exactly one of these. What each measures
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from modelplane.resources.meta import Part
 from modelplane.resources.quantities import ByteSize, Duration
@@ -16,6 +17,26 @@ from modelplane.resources.quantities import ByteSize, Duration
 CheckName = Literal[
     "accuracy", "latency", "security_scan", "schema", "contract", "parity", "fairness", "command"
 ]
+
+
+def check_inner_path(path: str) -> str:
+    """Return a relative path that stays in the folder where it begins; raises ValueError.
+
+    Examples
+    --------
+    >>> check_inner_path("suite/test_a.py")
+    'suite/test_a.py'
+    >>> check_inner_path("../secret")
+    Traceback (most recent call last):
+    ValueError: '../secret' is not inside the working directory
+    """
+    found = PurePosixPath(path)
+    if not found.parts or found.is_absolute() or ".." in found.parts or not path.isprintable():
+        raise ValueError(f"{path!r} is not inside the working directory")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(check_inner_path)]
 
 DataName = str
 """``DATASET`` (its newest version) or ``DATASET@VERSION``."""
@@ -52,7 +73,7 @@ class AccuracyCheck(Part):
         max_length=100,
         description="A function of sklearn.metrics, or `accuracy`, `f1`, `auc`, `rmse` …",
     )
-    arguments: dict[str, str | float | bool] = Field(
+    arguments: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="Further arguments of the metric: `average: macro`."
     )
     threshold: float | None = Field(
@@ -96,10 +117,10 @@ class FairnessCheck(Part):
         "none.",
     )
     group: str = Field(description="Column with the group.")
-    metric: Literal[
-        "selection_rate", "true_positive_rate", "false_positive_rate", "accuracy"
-    ] = "selection_rate"  # fmt: skip
-    positive: str | float | bool = Field(default=1, description="The favourable outcome.")
+    metric: Literal["selection_rate", "true_positive_rate", "false_positive_rate", "accuracy"] = (
+        Field(default="selection_rate", description="The rate that is compared between groups.")
+    )
+    positive: str | int | float | bool = Field(default=1, description="The favourable outcome.")
     max_difference: float = Field(default=0.1, ge=0, le=1, description="Between any two groups.")
     min_rows: int = Field(default=100, ge=1, description="Smaller groups are shown only.")
     max_rows: int | None = Field(default=None, ge=1, description="A seeded sample of so many.")
@@ -110,13 +131,15 @@ class FairnessCheck(Part):
 class LatencyCheck(Part):
     """The real model server under load."""
 
-    requests: int = Field(default=2000, ge=20, le=1_000_000)
-    concurrency: int = Field(default=4, ge=1, le=1024)
+    requests: int = Field(default=2000, ge=20, le=1_000_000, description="How many are measured.")
+    concurrency: int = Field(default=4, ge=1, le=1024, description="Connections beside each other.")
     warm_up: int = Field(default=100, ge=0, description="Requests that are not counted.")
     p50_s: Duration | None = Field(default=None, alias="p50", description="At most.")
     p95_s: Duration | None = Field(default=None, alias="p95", description="At most.")
     p99_s: Duration | None = Field(default=None, alias="p99", description="At most.")
-    min_throughput_rps: float | None = Field(default=None, gt=0)
+    min_throughput_rps: float | None = Field(
+        default=None, gt=0, description="Requests per second, at least."
+    )
     max_memory: ByteSize | None = Field(default=None, description="Of the process, at its peak.")
     cold_start_s: Duration | None = Field(
         default=None, alias="coldStart", description="From start to ready, at most."
@@ -137,7 +160,9 @@ class SecurityScanCheck(Part):
     trusted_types: tuple[str, ...] = Field(
         default=(), description="Further types that skops files may hold."
     )
-    require_signature: bool = False
+    require_signature: bool = Field(
+        default=False, description="Whether files without a trusted signature fail."
+    )
     vulnerabilities: str | None = Field(
         default=None, description="Path of an OSV file (or folder) to check the packages against."
     )
@@ -149,7 +174,9 @@ class SecurityScanCheck(Part):
 class SchemaCheck(Part):
     """Inputs and outputs against what the champion accepts and what consumers use."""
 
-    compatible_with: Literal["champion", "consumers", "both"] = "both"
+    compatible_with: Literal["champion", "consumers", "both"] = Field(
+        default="both", description="Whose use of the model must still work."
+    )
 
 
 class ContractCheck(Part):
@@ -180,19 +207,22 @@ class CommandCheck(Part):
     run: tuple[str, ...] = Field(
         min_length=1,
         description="Program and arguments. `{model}` is the folder of the model's files, "
-        "`{url}` the running candidate, `{data:NAME}` the place of a dataset.",
+        "`{url}` and `{socket}` the running candidate, `{data:NAME}` the place of a dataset, "
+        "`{python}` modelplane's interpreter.",
     )
-    env: dict[str, str] = Field(default_factory=dict)
-    files: dict[str, str] = Field(
+    env: dict[str, str] = Field(default_factory=dict, description="Environment variables.")
+    files: dict[InnerPath, str] = Field(
         default_factory=dict, description="Small files by name, put into the working directory."
     )
-    datasets: tuple[DataName, ...] = ()
+    datasets: tuple[DataName, ...] = Field(
+        default=(), description="Data that the program reads: `{data:NAME}` in `run`."
+    )
     serve: bool = Field(default=False, description="Whether the candidate runs meanwhile.")
-    result: str = Field(
+    result: InnerPath = Field(
         default="result.json",
         description="File with the result: `{passed, message, metrics: {name: number}}`.",
     )
-    junit: str | None = Field(default=None, description="File or pattern of JUnit reports.")
+    junit: InnerPath | None = Field(default=None, description="File or pattern of JUnit reports.")
     metrics: tuple[str, ...] = Field(
         default=(), description="Metrics it reports, so that policies can refer to them."
     )

@@ -47,6 +47,8 @@ ALSO_WRITTEN: dict[str, str] = {
     "spec.strategy": "a word (canary, allAtOnce), or a key beside metadata",
     "spec.strategy.canary.steps": "one step: canary.traffic or spec.canaryTraffic, such as 10%",
     "spec.strategy.canary.analysis.metrics": "names alone: [errors, latency]",
+    "spec.stages": "words: [validate:accuracy, approve:security_scan]; `pipeline:` for the whole",
+    "spec.triggers": "names alone: [on_model_push]; beside `pipeline:`",
 }
 """Other spellings that the manifest reader takes for a field of a declared kind, by its path."""
 

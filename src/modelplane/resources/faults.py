@@ -39,6 +39,9 @@ _BOUNDS = {
     "less_than": ("below", "lt"),
     "less_than_equal": ("at most", "le"),
 }
+_FOLLOWS = frozenset({"literal_error", "too_short"})
+"""Faults that say nothing when there are some deeper."""
+
 _RULED_FIELD: dict[type[Part], str] = {CanaryStrategy: "steps", Analysis: "metrics"}
 """Which field the rule of a whole part is about."""
 
@@ -59,8 +62,8 @@ def describe_faults(
     for location, group in groupby(found, key=lambda pair: pair[0]):
         faults = [details for _, details in group]
         deeper = [other for other, _ in found if other[: len(location)] == location != other]
-        if deeper and all(fault["type"] == "literal_error" for fault in faults):
-            continue  # the other alternative was meant, and its fault lies deeper
+        if deeper and all(fault["type"] in _FOLLOWS for fault in faults):
+            continue  # the other alternative was meant, or its only item has the fault
         described.append(_describe(location, faults, kind))
     return described
 

@@ -34,7 +34,13 @@ from modelplane.resources.meta import (
 )
 from modelplane.resources.model import Model
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.pipeline_shapes import (
+    PipelineReader,
+    expand_short_form,
+    is_short_form,
+)
 from modelplane.resources.strategy_shapes import StrategyReader
+from modelplane.resources.validation_pipeline import ValidationPipeline
 from modelplane.resources.versions import parse_version
 
 AnyResource = Resource[Any, Any]
@@ -90,7 +96,8 @@ def read_document(data: object) -> AnyResource:
     knows; `metadata.namespace` and `spec.environment` for `metadata.environment`; fields of the
     spec at the top level; for a ModelDeployment also `modelVersion`, a strategy named by a word
     (``canary``, ``all-at-once``, any letter case), `canaryTraffic` or `canary.traffic` for one
-    only step, metrics named by words, and no `model` when it is called like the deployment.
+    only step, metrics named by words, and no `model` when it is called like the deployment; for
+    a ValidationPipeline what `pipeline_shapes` knows, also as a document ``pipeline: …``.
     What the store sets (`status` and `SERVER_SET`) is dropped.
 
     Raises
@@ -170,6 +177,8 @@ class _Reader:
             raise InvalidResource(
                 "not a manifest", [FieldError("", "a document is a map with apiVersion and kind")]
             )
+        if is_short_form(top):
+            top = expand_short_form(top, self._origins, self._fault)
         self._check_api_version(top)
         kind = self._kind = self._read_kind(top)
         metadata = self._read_map(top, "metadata")
@@ -180,6 +189,8 @@ class _Reader:
         environment = self._read_environment(metadata, spec, kind)
         if kind is ModelDeployment:
             self._read_deployment(spec)
+        if kind is ValidationPipeline:
+            PipelineReader(self._origins, self._written, self._fault).read(spec)
         if "strategy" in fields_of(_spec_part(kind)):
             self._read_strategy(top, spec)
         kept: dict[str, Any] = {

@@ -26,7 +26,9 @@ class ReplicaSpec(Part):
     revision: Revision
     index: int = Field(ge=0)
     node: str = "local"
-    allow_pickle: bool = False
+    allow_pickle: Literal["never", "scanned", "always"] = Field(
+        default="never", description="Which artifacts that hold pickles are loaded."
+    )
     stopped: bool = Field(default=False, description="Asked to drain and stop.")
     signature: dict[str, Any] | None = None
     signatures: tuple[str, ...] = Field(

@@ -41,7 +41,11 @@ class Stage(Part):
     """One stage: exactly one check, and how it runs."""
 
     name: Name = Field(description="Unique in the pipeline.")
-    role: Literal["validate", "approve"] = "validate"
+    role: Literal["validate", "approve"] = Field(
+        default="validate",
+        description="`approve`: runs when every validation passed, and has to pass before people "
+        "are asked.",
+    )
     needs: tuple[Name, ...] = Field(
         default=(), description="Stages that must have passed before this one starts."
     )

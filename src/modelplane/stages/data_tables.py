@@ -200,7 +200,9 @@ def groups_of(frame: Frame, column: str) -> list[tuple[str, IndexArray]]:
     need_columns(frame, [column])
     values = plain_values(frame[column])
     if values.dtype.kind == "f":
-        values = np.array([None if np.isnan(value) else f"{value:.15g}" for value in values.tolist()])
+        values = np.array(
+            [None if np.isnan(value) else f"{value:.15g}" for value in values.tolist()]
+        )
     texts = np.array(["missing" if value is None else str(value) for value in values.tolist()])
     names, number = np.unique(texts, return_inverse=True)
     if len(names) > MAX_GROUPS:

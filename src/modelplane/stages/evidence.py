@@ -39,7 +39,7 @@ def write_predictions(output_dir: Path, columns: Mapping[str, Array]) -> None:
 def write_confusion(output_dir: Path, truth: Array, predicted: Mapping[str, Array]) -> None:
     """Write ``confusion.json``: how often each label was taken for which, by model.
 
-    ``counts[i][j]`` is the number of rows of label i that were predicted as j. Nothing is written
+    ``candidate[i][j]`` is the number of rows of label i that it predicted as j. Nothing is written
     for values that are no labels: fractions, or more than 100 of them.
     """
     everything = [truth, *predicted.values()]

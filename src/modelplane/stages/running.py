@@ -62,7 +62,6 @@ def main() -> int:
     try:
         task = _read_task(input_path)
         outcome = asyncio.run(_run(task, workspace))
-        text = _write_down(outcome)
     except CheckImpossible as error:
         return _give_up(result_path, "impossible", error, IMPOSSIBLE)
     except InfrastructureFailed as error:
@@ -70,7 +69,7 @@ def main() -> int:
     except asyncio.CancelledError:
         return _ENDED
     workspace.output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (workspace.output_dir / EVIDENCE_NAME).write_text(text)
+    (workspace.output_dir / EVIDENCE_NAME).write_text(json.dumps(outcome.to_dict()))
     _write(result_path, shorten_outcome(outcome, MAX_RESULT_BYTES))
     return 0
 
@@ -151,13 +150,6 @@ async def _run(task: StageTask, workspace: Workspace) -> StageOutcome:
         raise CheckImpossible(
             f"the check {name} came to what cannot be: {_faults(error)}"
         ) from error
-
-
-def _write_down(outcome: StageOutcome) -> str:
-    try:
-        return json.dumps(outcome.to_dict(), allow_nan=False)
-    except ValueError as error:
-        raise CheckImpossible(f"what the check found cannot be written: {error}") from error
 
 
 def _faults(error: ValidationError) -> str:

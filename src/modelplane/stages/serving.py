@@ -217,7 +217,7 @@ def replica_of(served: ServedModel, name: str) -> Replica:
             deployment=name,
             revision=served.revision,
             index=0,
-            allow_pickle=True,
+            allow_pickle="scanned",
             signature=served.signature,
             input_example=served.input_example,
         ),

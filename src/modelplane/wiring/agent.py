@@ -13,6 +13,7 @@ import sys
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.runtime.processes import LinuxProcesses
 from modelplane.adapters.runtime.servers import RuntimeServers
+from modelplane.adapters.runtime.signatures import ModelSignatures
 from modelplane.agent.agent import Agent
 from modelplane.agent.node import AgentOptions, Places
 from modelplane.client import AsyncClient
@@ -40,6 +41,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
             gateway_factory=EnvoyGateways(settings),
             clock=SystemClock(),
             places=Places(paths.agent, paths.runtime_dir, paths.logs),
+            signatures=ModelSignatures(),
             options=AgentOptions(job_slots=settings.job_slots or max(2, os.cpu_count() or 1)),
         )
         await agent.run(stopping)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 import socket
 import sys
@@ -22,45 +21,22 @@ import uvicorn
 from fastapi import FastAPI
 
 from modelplane.adapters.clock import SystemClock
-from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.api.app import create_app
 from modelplane.api.catalog import Catalog
 from modelplane.api.dependencies import ApiDependencies, ApiLimits
-from modelplane.controllers.alias_guards import AliasGuardController
-from modelplane.controllers.analysis import AnalysisController
-from modelplane.controllers.automatic import AutomaticController
-from modelplane.controllers.contracts import ContractController
-from modelplane.controllers.gate_triggers import TriggerController
-from modelplane.controllers.gates import GateController
-from modelplane.controllers.loop import ControllerLoop, Fence
-from modelplane.controllers.notifications import WORKERS
-from modelplane.controllers.placement import PlacementController
-from modelplane.controllers.promotion import PromotionController
-from modelplane.controllers.rollout import RolloutController
-from modelplane.controllers.serving import ServingController
-from modelplane.controllers.traffic import TrafficController
-from modelplane.decisions.gate_keys import StagePlace
 from modelplane.errors import ModelplaneError, TerminalError
-from modelplane.ports.blobs import Blobs
-from modelplane.ports.metrics import Metrics
 from modelplane.settings import Paths, Settings
-from modelplane.wiring.artifacts import prepare_artifacts
-from modelplane.wiring.auditing import AuditProof
-from modelplane.wiring.gates import find_place
+from modelplane.wiring.controllers import Parts, make_parts, run_controllers
 from modelplane.wiring.network import on_loopback
 from modelplane.wiring.notifying import (
-    ApprovalControllers,
     allowed_hosts,
-    make_approval_controllers,
 )
 from modelplane.wiring.process import run_process
-from modelplane.wiring.registries import SourceControllers, make_source_controllers
 from modelplane.wiring.state import ensure_first_resources, prepare_state
 
 _log = structlog.get_logger(__name__)
 
-_FETCHES = 4
 GRACE_S = 5
 """How long requests in flight may take when the process stops, seconds."""
 
@@ -87,32 +63,15 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     listener = _bind(settings)
     async with open_store(settings) as store:
         await ensure_first_resources(store, settings)
-        metrics, blobs = MetricsRing(), prepare_artifacts(settings)
-        fence = Fence()
-        watching = make_source_controllers(settings, store, blobs, fence, SystemClock())
-        approving = make_approval_controllers(
-            settings, store, fence, SystemClock(), secret=watching.secret
-        )
-        place = find_place(settings.paths.state_dir / "signing" / "key.pub")
-        app = _make_app(
-            settings,
-            store,
-            metrics,
-            blobs,
-            watching=watching,
-            link_key=approving.link_key,
-            place=place,
-            stopping=stopping,
-        )
+        parts = make_parts(settings, store)
+        app = create_app(_dependencies(settings, parts, stopping))
         async with asyncio.TaskGroup() as group:
             # Nobody's first request should wait until the whole registry has been read.
             group.create_task(_warm(app.state.context.catalog))
-            controllers = group.create_task(
-                _run_controllers(store, metrics, fence, watching, approving, place=place)
-            )
+            controllers = group.create_task(run_controllers(parts))
             await _serve_api(settings, app, listener, stopping)
             controllers.cancel()
-        await approving.notifications.close()
+        await parts.approving.notifications.close()
 
 
 async def _warm(catalog: Catalog) -> None:
@@ -137,83 +96,26 @@ def _bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _make_app(
-    settings: Settings,
-    store: SqliteStore,
-    metrics: Metrics,
-    blobs: Blobs,
-    *,
-    watching: SourceControllers,
-    link_key: bytes,
-    place: StagePlace,
-    stopping: asyncio.Event,
-) -> FastAPI:
-
-    proof = AuditProof(store, settings.paths)
-    dependencies = ApiDependencies(
-        store=store,
-        blobs=blobs,
-        metrics=metrics,
+def _dependencies(settings: Settings, parts: Parts, stopping: asyncio.Event) -> ApiDependencies:
+    return ApiDependencies(
+        store=parts.store,
+        blobs=parts.blobs,
+        metrics=parts.metrics,
         clock=SystemClock(),
         new_uid=lambda: uuid.uuid4().hex,
         new_secret=lambda: f"mp_{secrets.token_urlsafe(32)}",
-        verify_audit=proof.verify,
-        signed_head=proof.signed_head,
-        sign=proof.sign,
-        link_key=link_key,
-        stage_place=place,
-        secret=watching.secret,
-        wake_source=watching.sources.wake,
+        verify_audit=parts.proof.verify,
+        signed_head=parts.proof.signed_head,
+        sign=parts.proof.sign,
+        link_key=parts.approving.link_key,
+        stage_place=parts.place,
+        secret=parts.watching.secret,
+        wake_source=parts.watching.sources.wake,
         on_loopback=on_loopback(settings.api_host),
         allowed_hosts=allowed_hosts(settings),
         limits=ApiLimits(artifact_bytes=settings.max_artifact_bytes),
         stopping=stopping,
     )
-    return create_app(dependencies)
-
-
-async def _run_controllers(
-    store: SqliteStore,
-    metrics: Metrics,
-    fence: Fence,
-    watching: SourceControllers,
-    approving: ApprovalControllers,
-    *,
-    place: StagePlace,
-) -> None:
-
-    clock = SystemClock()
-    loop = ControllerLoop(
-        store,
-        [
-            PromotionController(store, fence, clock),
-            AutomaticController(store, fence, clock),
-            GateController(store, fence, clock, place),
-            TriggerController(store, fence, clock),
-            RolloutController(store, fence, clock),
-            PlacementController(store, fence, clock),
-            TrafficController(store, fence),
-            ContractController(store, fence),
-            ServingController(store, fence, clock),
-            AliasGuardController(store, fence, clock),
-            watching.sources,
-            watching.artifacts,
-            approving.approvals,
-            approving.notifications,
-        ],
-        fence=fence,
-        holder=f"{socket.gethostname()}-{os.getpid()}",
-        clock=clock,
-        # One large download, or one receiver that hangs, holds up no other.
-        workers={watching.artifacts.name: _FETCHES, approving.notifications.name: WORKERS},
-    )
-    analysis = AnalysisController(
-        store, metrics, fence, clock, wake=lambda key: loop.wake("rollout", key)
-    )
-    async with asyncio.TaskGroup() as group:
-        group.create_task(loop.run(), name="controllers")
-        group.create_task(analysis.run(), name="analysis")
-        group.create_task(watching.sources.run(), name="sources")
 
 
 class _Server(uvicorn.Server):

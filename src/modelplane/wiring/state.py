@@ -11,6 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
+from modelplane.client.signing import make_key_pair
 from modelplane.decisions.roles import BUILT_IN_BINDINGS, BUILT_IN_ROLES, FIRST_BINDINGS
 from modelplane.errors import NoSpace, TerminalError
 from modelplane.ports.store import AnyResource, Store, Transaction
@@ -51,9 +52,11 @@ def prepare_state(paths: Paths) -> None:
             paths.processes,
             paths.audit,
             paths.secrets,
+            paths.signing,
         ):
             directory.mkdir(mode=0o700, exist_ok=True)
         paths.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_key_pair(paths.signing / "key.pem")
         for file in (paths.admin_token, paths.agent_token, paths.gateway_token, paths.link_key):
             if not file.exists():
                 _write_whole(file, f"mp_{secrets.token_urlsafe(32)}")

@@ -100,7 +100,7 @@ class RuntimeServers:
             "--replica", replica.metadata.name,
             "--max-body-bytes", str(self._max_body_bytes),
             *self._signature_option(replica),
-            *(["--allow-pickle"] if replica.spec.allow_pickle else []),
+            "--allow-pickle", replica.spec.allow_pickle,
         )  # fmt: skip
         return ServerCommand(command, env)
 

