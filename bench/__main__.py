@@ -27,6 +27,7 @@ MEASUREMENTS = {
     "canary_table": "Simulated canaries: ours against fixed thresholds and Kayenta's test",
     "registry_lists": "Lists and searches of 10,000 versions and 500 deployments",
     "mlflow_registry": "Registry calls of MLflow users: modelplane against mlflow server",
+    "gates": "One suite of a pipeline: sequential, parallel, sharded, cached",
     "start_up": "Start-up and command line",
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {

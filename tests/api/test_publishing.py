@@ -162,6 +162,9 @@ async def test_a_name_that_another_model_has_there_is_not_taken_over(world: Worl
 
 async def test_what_the_environment_refuses_is_refused_with_the_reason(world: World) -> None:
     await deployed(world)
+    production = await world.ok("GET", "/environments/production")
+    production["spec"]["allowPickle"] = "never"
+    await world.ok("PUT", "/environments/production", production)
     await world.push("fraud", "3.0.0", format="joblib")
     before = await world.store.audit()
     response = await publish(world, id="fraud@3.0.0", status="production")

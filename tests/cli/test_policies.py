@@ -12,8 +12,15 @@ import pytest
 
 from modelplane.cli.files import load_manifests
 from modelplane.client.policies import AnyPolicy, PolicyTrial
+from modelplane.decisions.analysis_replay import (
+    AnalysisReplay,
+    Replay,
+    ReplaySummary,
+    RolloutReplay,
+)
 from modelplane.decisions.policy_replay import PolicyReplay, Replayed
 from modelplane.resources.promotion import GateOutcome, PolicyOutcome
+from modelplane.resources.strategy import Analysis
 from tests.cli.conftest import Run
 from tests.cli.fakes import NOW, FakeClient, deployment, environment, promotion
 
@@ -56,6 +63,27 @@ class Deciding(FakeClient):
         return PolicyReplay(
             items=items, promotions=4, undecided=1, exempt=1, flips=1,
             counts={"allowed-allowed": 1, "allowed-refused": 1},
+        )  # fmt: skip
+
+    def replay_analysis(
+        self,
+        analysis: Analysis,
+        environment: str,
+        deployment: str | None = None,
+        *,
+        since: datetime | None = None,
+    ) -> AnalysisReplay:
+        self.asked.append(("analysis", analysis.alpha, environment, deployment))
+        row = RolloutReplay(
+            environment="production", rollout="fraud-2", version="2.0.0", truth="harmful",
+            present=Replay(said="rollback", after_s=12.0, failed_requests=9),
+            proposed=Replay(said="nothing"),
+        )  # fmt: skip
+        same = row.with_(rollout="fraud-3", version="3.0.0", proposed=row.present)
+        return AnalysisReplay(
+            rollouts=(row, same), healthy=3, harmful=2,
+            present=ReplaySummary(detected=2, median_time_to_detect_s=12.0),
+            proposed=ReplaySummary(detected=1, missed_regressions=1),
         )  # fmt: skip
 
     def test_policies(
@@ -170,3 +198,43 @@ def test_promote_wait_ends_with_1_when_it_may_not_go(
     assert result.exit_code == 1
     assert "fraud-2  AwaitingApproval  waits for group leads" in result.stderr
     assert f"fraud-2  {phase}  no" in result.stderr
+
+
+SETTINGS = """
+apiVersion: modelplane.dev/v1
+kind: ModelDeployment
+metadata: {name: fraud}
+spec:
+  strategy: {canary: {analysis: {alpha: 0.01}}}
+"""
+
+
+def test_analysis_settings_are_tried_on_recorded_rollouts(
+    run: Run, client: FakeClient, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.yaml").write_text(SETTINGS)
+    done = run("policy", "replay", "-f", str(tmp_path / "settings.yaml"))
+    assert done.exit_code == 0, done.output
+    assert client.asked == [("analysis", 0.01, "production", "fraud")]
+    assert "fraud-2" in done.stdout
+    assert "roll back after 12s, 9 failed" in done.stdout
+    assert "nothing in the recording" in done.stdout
+    assert "fraud-3" not in done.stdout, "what does not change is shown with --all"
+    assert "1 of 2" in done.stdout
+
+
+def test_policies_and_settings_are_answered_in_one_document(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text(f"{POLICY}---{SETTINGS}")
+    done = run("policy", "replay", "-f", str(tmp_path / "both.yaml"), "-o", "json")
+    found = json.loads(done.stdout)
+    assert found["flips"] == 1
+    assert found["analysis"][0]["settings"] == "production/fraud"
+    assert found["analysis"][0]["proposed"]["missedRegressions"] == 1
+
+
+def test_a_deployment_without_a_canary_proposes_nothing(run: Run, tmp_path: Path) -> None:
+    text = SETTINGS.replace("strategy: {canary: {analysis: {alpha: 0.01}}}", "replicas: 2")
+    (tmp_path / "plain.yaml").write_text(text)
+    done = run("policy", "replay", "-f", str(tmp_path / "plain.yaml"))
+    assert done.exit_code == 2
+    assert "declares no strategy.canary" in done.stderr

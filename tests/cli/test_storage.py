@@ -21,6 +21,8 @@ from modelplane.client.artifacts import digest_tree
 from modelplane.decisions.registry_check import VersionLabel, label_of
 from modelplane.errors import NoSpace
 from modelplane.ports.store import Transaction
+from modelplane.resources.gate_run import StageResult, StageResultSpec
+from modelplane.resources.job import Job, JobSpec
 from modelplane.resources.meta import Metadata, Subject
 from modelplane.resources.model import Model, ModelVersion, ModelVersionSpec, ModelVersionStatus
 from modelplane.settings import Paths
@@ -197,6 +199,25 @@ def test_gc_removes_only_what_is_old_and_unreferenced(run: Run, state: Paths) ->
     left = {f"sha256:{tree.name}" for tree in state.artifacts.iterdir()}
     assert left == {kept, young}
     assert run(*words).stdout == "removed 0 things, 0 B\n"
+
+
+def test_gc_keeps_the_evidence_of_gates(run: Run, state: Paths) -> None:
+    evidence, further, output = (add_tree(state.artifacts, name) for name in ("a", "b", "c"))
+    spec = {
+        "key": "k", "inputs": {}, "check": "command", "stage": "s", "model": "fraud",
+        "version": "1.0.0", "outcome": {"passed": True}, "evidence": evidence,
+        "shardEvidence": [further], "run": "quality-1", "durationS": 1.0,
+    }  # fmt: skip
+    result = StageResult(metadata=Metadata(name="k"), spec=StageResultSpec.model_validate(spec))
+    job = Job(metadata=metadata("quality-1.s.0.1"), spec=JobSpec(command=("true",)))
+    with opened(state) as (store, runner):
+        transaction = Transaction(Subject(name="anna"))
+        transaction.create(result)
+        transaction.create(job.with_status(output=output))
+        runner.run(store.commit(transaction))
+    done = run("gc", "--state", str(state.state_dir))
+    assert done.stdout == "removed 0 things, 0 B\n"
+    assert len(list(state.artifacts.iterdir())) == 3
 
 
 def test_gc_removes_the_files_of_deleted_versions_with_their_records(

@@ -109,7 +109,7 @@ def test_infrastructure_is_tried_again_after_a_pause_and_then_given_up(
     for attempt, pause_s in ((1, 5.0), (2, 10.0)):
         bench.settle()
         (job,) = bench.of("one")
-        assert job.metadata.name == f"quality-1-one-0-{attempt}"
+        assert job.metadata.name == f"quality-1.one.0.{attempt}"
         bench.end(job, **{"phase": "Failed", "message": "gone", **status})
         decision = bench.settle()
         assert decision.requeue_after_s == pause_s
@@ -143,7 +143,7 @@ def test_a_job_that_is_gone_is_lost() -> None:
     bench.jobs.clear()
     bench.settle()
     (job,) = bench.of("one")
-    assert job.metadata.name == "quality-1-one-0-2"
+    assert job.metadata.name == "quality-1.one.0.2"
     bench.jobs.clear()
     bench.settle()
     assert bench.phases == {"one": "Errored"}

@@ -495,11 +495,3 @@ def test_a_backup_taken_while_it_runs_comes_up_as_another_modelplane(
         restored.down()
     assert "nothing was running" in restored.cli("down").stdout
     wait_for("end of all processes", lambda: not restored.processes(), 20)
-
-
-def test_a_second_up_on_the_same_state_is_refused(plane: Modelplane) -> None:
-    second = plane.up(check=False)
-    assert second.returncode == 5
-    assert "already running" in second.stderr
-    assert "modelplane down" in second.stderr
-    assert plane.client.predict("test", REQUEST).version == "1.0.0"

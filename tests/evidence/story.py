@@ -98,7 +98,7 @@ class Story:
         """Let the controller make the evidence, and read what it stored."""
         key = (await self.promotion()).key
         async with asyncio.timeout(10):
-            while await self.controller.reconcile(key) is not None:
+            while await self.controller.reconcile(key) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # the log's head is signed a moment after the record
         digest = (await self.promotion()).status.evidence
         assert digest is not None
@@ -113,7 +113,10 @@ class Story:
         version = ModelVersion(
             metadata=Metadata(name="fraud@2.0.0"),
             spec=ModelVersionSpec(
-                model="fraud", version="2.0.0", artifact=ARTIFACT, author=faults.get("author", "ana")
+                model="fraud",
+                version="2.0.0",
+                artifact=ARTIFACT,
+                author=faults.get("author", "ana"),
             ),
         )
         await self.write(ANA, "push", version)

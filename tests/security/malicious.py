@@ -186,9 +186,6 @@ def _odd() -> dict[str, Callable[[], bytes]]:
     """Pickles that hide what they import, or that Python reads otherwise than they look."""
     system, argument = imported("os", "system"), text(COMMAND) + b"\x85"
     old = imported("os", "system", 0)
-    estimator = imported("sklearn.pipeline", "Pipeline") + b")\x81"
-    metric = imported("sklearn.metrics._classification", "accuracy_score")
-    special = b"}" + text("__setstate__") + metric + b"s"
     return {
         "protocol 0": lambda: program(old, b"(S'true'\ntR", protocol=0),
         "protocol 1": lambda: program(old, b"(U\x04truetR", protocol=1),
@@ -231,6 +228,15 @@ def _odd() -> dict[str, Callable[[], bytes]]:
         ),
         "text without end": lambda: b"c" + b"a" * 3_000_000,
         "length beyond the file": lambda: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x0f.",
+    }  # fmt: skip
+
+
+def _misused() -> dict[str, Callable[[], bytes]]:
+    """Pickles that do with allowed names what models do not."""
+    estimator = imported("sklearn.pipeline", "Pipeline") + b")\x81"
+    metric = imported("sklearn.metrics._classification", "accuracy_score")
+    special = b"}" + text("__setstate__") + metric + b"s"
+    return {
         "special attribute": lambda: program(estimator, special, b"b", b")b"),
         "special attribute by a dict that grows": lambda: program(
             b"}q\x000", estimator, b"h\x00b", b"h\x00" + text("__setstate__") + metric + b"s"
@@ -345,7 +351,7 @@ def _archives() -> dict[str, Callable[[], bytes]]:
     }
 
 
-PICKLES: dict[str, Callable[[], bytes]] = _named() | _odd() | _arrays()
+PICKLES: dict[str, Callable[[], bytes]] = _named() | _odd() | _misused() | _arrays()
 """Files for joblib to load, by what they try."""
 
 ARCHIVES = _archives()

@@ -26,6 +26,8 @@ from modelplane.resources.environment import Environment
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import ModelVersion, ModelVersionSpec, Signature
 from modelplane.resources.replica import Replica
+from modelplane.settings import Paths
+from modelplane.wiring.state import prepare_state
 from tests.api.world import World, make_world
 from tests.controllers.plane import ANA, Plane, open_plane, revision
 from tests.decisions.test_admission import V1, environment
@@ -100,6 +102,18 @@ def test_trusted_keys_must_be_keys(key: str) -> None:
     with pytest.raises(InvalidResource) as raised:
         check_keys(environment("staging", trustedKeys=[OWN, key]))
     assert [fault.path for fault in raised.value.fields] == ["spec.trustedKeys.1"]
+
+
+def test_a_state_has_a_key_of_its_own_which_stays(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "state")
+    prepare_state(paths)
+    private, public = paths.signing / "key.pem", paths.signing / "key.pub"
+    before = private.read_bytes()
+    prepare_state(paths)
+
+    assert private.read_bytes() == before
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert key_id(public.read_text())
 
 
 async def require(world: World, **spec: Any) -> Any:

@@ -58,41 +58,44 @@ def add_audit_routes(routes: Routes) -> None:
         )
         return _page_response(records, end=after or 0)
 
-    async def verify(request: Request) -> Response:
-        """Check the whole chain against its signed head; names what was tampered with."""
-        context = context_of(request)
-        await context.admit(request, "get", "Audit")
-        return json_response(await context.dependencies.verify_audit())
-
-    async def export(request: Request) -> Response:
-        """Return every record as a JSON line, and the signed head as the last line."""
-        context = context_of(request)
-        await context.admit(request, "list", "Audit")
-
-        async def lines() -> AsyncIterator[bytes]:
-            # The head is read first: what it signs is then surely among the records.
-            head = await context.dependencies.signed_head()
-            after = 0
-            while records := await context.store.audit(after, _PAGE):
-                yield b"".join(encode(record) + b"\n" for record in records)
-                after = records[-1].sequence
-            yield to_json({"signedHead": head}) + b"\n"
-
-        return StreamingResponse(lines(), media_type="application/jsonl")
-
-    async def head(request: Request) -> Response:
-        """Return the newest signed link, and the public key that it and evidence are signed with."""
-        context = context_of(request)
-        await context.admit(request, "get", "Evidence")
-        signed = await context.dependencies.signed_head()
-        if signed is None:
-            raise NotFound("the audit log has no signed head yet")
-        return json_response(signed)
-
     routes.add("GET", "/audit", read, tag="Audit", operation_id="listAudit")
-    routes.add("GET", "/audit:verify", verify, tag="Audit", operation_id="verifyAudit")
-    routes.add("GET", "/audit:export", export, tag="Audit", operation_id="exportAudit")
-    routes.add("GET", "/audit:head", head, tag="Audit", operation_id="getAuditHead")
+    routes.add("GET", "/audit:verify", _verify, tag="Audit", operation_id="verifyAudit")
+    routes.add("GET", "/audit:export", _export, tag="Audit", operation_id="exportAudit")
+    routes.add("GET", "/audit:head", _head, tag="Audit", operation_id="getAuditHead")
+
+
+async def _verify(request: Request) -> Response:
+    """Check the whole chain against its signed head; names what was tampered with."""
+    context = context_of(request)
+    await context.admit(request, "get", "Audit")
+    return json_response(await context.dependencies.verify_audit())
+
+
+async def _export(request: Request) -> Response:
+    """Return every record as a JSON line, and the signed head as the last line."""
+    context = context_of(request)
+    await context.admit(request, "list", "Audit")
+
+    async def lines() -> AsyncIterator[bytes]:
+        # The head is read first: what it signs is then surely among the records.
+        head = await context.dependencies.signed_head()
+        after = 0
+        while records := await context.store.audit(after, _PAGE):
+            yield b"".join(encode(record) + b"\n" for record in records)
+            after = records[-1].sequence
+        yield to_json({"signedHead": head}) + b"\n"
+
+    return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+async def _head(request: Request) -> Response:
+    """Return the newest signed link, and the public key that evidence is signed with too."""
+    context = context_of(request)
+    await context.admit(request, "get", "Evidence")
+    signed = await context.dependencies.signed_head()
+    if signed is None:
+        raise NotFound("the audit log has no signed head yet")
+    return json_response(signed)
 
 
 def _page_response(records: Sequence[AuditRecord], *, end: int) -> Response:

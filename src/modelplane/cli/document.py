@@ -52,6 +52,17 @@ spec:
   order: 15
   gateway: {port: 7083}
 """,
+    "ValidationPipeline": """\
+pipeline:
+  name: quality
+  models: [fraud]
+  stages:
+    - validate:accuracy: {dataset: fraud-test, threshold: 0.92, margin: 0.01}
+    - validate:latency: {p95: 50ms, maxSlowdown: 0.2}
+    - validate:schema
+    - approve:security_scan
+  triggers: [on_model_push, {schedule: 0 3 * * *}]
+""",
     "Model": """\
 apiVersion: modelplane.dev/v1
 kind: Model

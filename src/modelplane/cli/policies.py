@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from modelplane.cli import words
+from modelplane.cli.analysis_replay import ProposedSettings, print_analysis, settings_in
 from modelplane.cli.files import load_manifests
 from modelplane.cli.moments import parse_moment, show_moment
 from modelplane.cli.options import Files, Plain, PlainOutput
 from modelplane.cli.output import print_json, print_table, remark
 from modelplane.cli.session import Session, command, make_app
 from modelplane.client.policies import AnyPolicy, PolicyTrial
+from modelplane.decisions.analysis_replay import AnalysisReplay
 from modelplane.decisions.policy_replay import PolicyReplay, Replayed
 from modelplane.errors import InvalidResource
 from modelplane.resources.approval import ApprovalPolicy
+from modelplane.resources.environment import Environment
+from modelplane.resources.manifest import AnyResource
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
+from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion_policy import PromotionPolicy
 
 app = make_app()
@@ -31,6 +37,7 @@ app.add_typer(policy, name="policy", help="Try policies on a version, and replay
     examples=[
         "modelplane policy replay -f stricter.yaml",
         "modelplane policy replay -f policies/ --since '30d ago' -o json",
+        "modelplane policy replay -f deployment-with-other-analysis.yaml",
     ],
 )
 def replay(
@@ -46,16 +53,36 @@ def replay(
     ] = False,
     output: PlainOutput = Plain.TEXT,
 ) -> None:
-    """Run proposed policies over past promotions, and show which decisions would flip.
+    """Run proposed policies and analysis settings over the past, and show what would flip.
 
     Policies of the same name are replaced by the proposed ones, the others count as they are.
-    What is asked: results of gates, approvals and freezes as they were at the time.
+    What is asked: results of gates, approvals and freezes as they were at the time. A
+    ModelDeployment or an Environment with a canary proposes analysis settings: they judge the
+    recorded rollouts anew.
     """
     moment = parse_moment(since, session.now()) if since is not None else None
-    found = session.client.replay_policies(_load(files), since=moment)
+    policies, settings = _split(load_manifests(files))
+    found = session.client.replay_policies(policies, since=moment) if policies else None
+    tried = [(one, _replay_analysis(session, one, moment)) for one in settings]
     if output is Plain.JSON:
-        print_json(found.to_dict())
+        told = [{"settings": str(one), **result.to_dict()} for one, result in tried]
+        print_json({**(found.to_dict() if found else {}), **({"analysis": told} if told else {})})
         return
+    if found is not None:
+        _print_replay(found, everything=everything)
+    for one, result in tried:
+        print_analysis(one, result, everything=everything)
+
+
+def _replay_analysis(
+    session: Session, settings: ProposedSettings, since: datetime | None
+) -> AnalysisReplay:
+    return session.client.replay_analysis(
+        settings.analysis, settings.environment, settings.deployment, since=since
+    )
+
+
+def _print_replay(found: PolicyReplay, *, everything: bool) -> None:
     shown = [item for item in found.items if everything or item.flips]
     if shown:
         headers = ["WHERE", "PROMOTION", "MODEL", "VERSION", "AT", "WAS", "WOULD BE", "BECAUSE"]
@@ -107,15 +134,30 @@ def try_(
 
 
 def _load(files: Sequence[str]) -> list[AnyPolicy]:
-    found: list[AnyPolicy] = []
-    for resource in load_manifests(files):
-        if not isinstance(resource, PromotionPolicy | ApprovalPolicy):
+    policies, settings = _split(load_manifests(files))
+    if settings:
+        raise InvalidResource(f"{settings[0]} is no policy")
+    return policies
+
+
+def _split(
+    resources: Iterable[AnyResource],
+) -> tuple[list[AnyPolicy], list[ProposedSettings]]:
+    """Return the policies and the analysis settings among `resources`."""
+    policies: list[AnyPolicy] = []
+    settings: list[ProposedSettings] = []
+    for resource in resources:
+        if isinstance(resource, PromotionPolicy | ApprovalPolicy):
+            policies.append(resource)
+        elif isinstance(resource, ModelDeployment | Environment):
+            settings.append(settings_in(resource))
+        else:
             raise InvalidResource(
-                f"{resource.key} is no policy",
-                hint="give PromotionPolicy and ApprovalPolicy; apply anything else first",
+                f"{resource.key} is no policy, and declares no analysis",
+                hint="give PromotionPolicy and ApprovalPolicy, or a ModelDeployment or "
+                "Environment with a canary; apply anything else first",
             )
-        found.append(resource)
-    return found
+    return policies, settings
 
 
 def _print_trial(trial: PolicyTrial) -> None:

@@ -47,12 +47,14 @@ from modelplane.client.pipelines import (
 from modelplane.client.policies import (
     AnyPolicy,
     PolicyTrial,
+    analysis_replay_call,
     read_replay,
     read_trial,
     trial_call,
 )
 from modelplane.client.policies import replay_call as policy_replay_call
 from modelplane.client.registering import RegistryClient
+from modelplane.decisions.analysis_replay import AnalysisReplay
 from modelplane.decisions.deployability import Deployability
 from modelplane.decisions.policy_replay import PolicyReplay
 from modelplane.errors import TransientError
@@ -61,6 +63,7 @@ from modelplane.resources.contract import Contract
 from modelplane.resources.gate_run import GateRun
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
 from modelplane.resources.notification import Notification
+from modelplane.resources.strategy import Analysis
 
 _POLL_S = 0.25
 
@@ -100,9 +103,7 @@ class GateClient(RegistryClient):
         call = answer_call(name, environment, "approve", reason)
         return read_resource(Approval, self._connection.send(call))
 
-    def reject(
-        self, name: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str
-    ) -> Approval:
+    def reject(self, name: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str) -> Approval:
         """Refuse what an approval asks, for a reason; that ends the promotion."""
         call = answer_call(name, environment, "reject", reason)
         return read_resource(Approval, self._connection.send(call))
@@ -149,6 +150,21 @@ class GateClient(RegistryClient):
     ) -> PolicyReplay:
         """Say what `policies` would have decided of past promotions, in place of those applied."""
         return read_replay(self._connection.send(policy_replay_call(policies, since)))
+
+    def replay_analysis(
+        self,
+        analysis: Analysis,
+        environment: str,
+        deployment: str | None = None,
+        *,
+        since: datetime | None = None,
+    ) -> AnalysisReplay:
+        """Say what `analysis` would have said of recorded rollouts; without a deployment, of all.
+
+        `since` is when they ended.
+        """
+        call = analysis_replay_call(analysis, environment, deployment, since)
+        return AnalysisReplay.model_validate(self.send(call, timeout_s=600))
 
     def test_policies(
         self,

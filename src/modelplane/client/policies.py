@@ -19,6 +19,7 @@ from modelplane.resources.manifest import canonical
 from modelplane.resources.meta import Part
 from modelplane.resources.promotion import GateOutcome, PolicyOutcome
 from modelplane.resources.promotion_policy import PromotionPolicy
+from modelplane.resources.strategy import Analysis
 
 P = TypeVar("P", bound=Part)
 AnyPolicy = PromotionPolicy | ApprovalPolicy
@@ -49,6 +50,18 @@ def replay_call(policies: Sequence[AnyPolicy], since: datetime | None) -> Call:
     if since is not None:
         body["since"] = (since if since.tzinfo else since.astimezone()).isoformat()
     return Call("POST", f"{PREFIX}/policies:replay", body=body)
+
+
+def analysis_replay_call(
+    analysis: Analysis, environment: str, deployment: str | None, since: datetime | None
+) -> Call:
+    """Return the call that tries analysis settings on recorded rollouts; it changes nothing."""
+    body: dict[str, Any] = {"analysis": analysis.to_dict(), "environment": environment}
+    if deployment is not None:
+        body["deployment"] = deployment
+    if since is not None:
+        body["since"] = (since if since.tzinfo else since.astimezone()).isoformat()
+    return Call("POST", f"{PREFIX}/analysis:replay", body=body)
 
 
 def trial_call(

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelplane.controllers.loop import Fence
 from modelplane.decisions.gate_keys import StagePlace
-from modelplane.decisions.gate_plans import plan_stage
+from modelplane.decisions.gate_plans import StagePlan, plan_stage
 from modelplane.decisions.gates import (
     Observed,
     RunDecision,
@@ -88,8 +88,10 @@ class GateController:
         if run.finished:
             return Observed(jobs)
         candidate, ready = run.spec.candidate, ready_stages(run)
-        around = await load_surroundings(self._store, candidate, ready, self._place)
-        plans = {stage.name: plan_stage(stage, run, around) for stage in ready}
+        plans: dict[str, StagePlan] = {}
+        if ready:
+            around = await load_surroundings(self._store, candidate, ready, self._place)
+            plans = {stage.name: plan_stage(stage, run, around) for stage in ready}
         keys = {plan.key for plan in plans.values()}
         keys |= {stage.key for stage in run.status.stages if stage.phase == "Running"}
         before: dict[str, StageResult] = {}
@@ -97,12 +99,14 @@ class GateController:
             found = await last_result(self._store, candidate.revision.model, stage.name)
             if found is not None:
                 before[stage.name] = found
-        environments, _ = await self._store.list(Environment)
+        place = run.status.environment
+        if place is None:
+            place = first_environment((await self._store.list(Environment))[0])
         return Observed(
             jobs=jobs,
             plans=plans,
             results={key: await results_of(self._store, key) for key in sorted(keys)},
-            environment=first_environment(environments),
+            environment=place,
             durations_s={name: result.spec.duration_s for name, result in before.items()},
             case_durations_s={name: r.spec.case_durations_s for name, r in before.items()},
         )

@@ -82,7 +82,9 @@ def check_story(bundle: Bundle) -> list[Check]:
             _conclude("gates", _gate_faults(story, promotion), _gate_words(promotion)),
             _conclude("approvals", _approval_faults(story, promotion), _approval_words(promotion)),
             _conclude("policies", _policy_faults(promotion), _policy_words(promotion)),
-            _conclude("order", _order_faults(story, promotion), "approved before it was rolled out"),
+            _conclude(
+                "order", _order_faults(story, promotion), "approved before it was rolled out"
+            ),
         ]
     else:
         rollouts = [r.metadata.name for r in story.all(Rollout)]
@@ -129,9 +131,7 @@ def _was_approved(promotion: Promotion) -> bool:
 
 def _check_revision(story: _Story, promotion: Promotion) -> Check:
     revision = promotion.spec.revision
-    computed = make_revision(
-        revision.model, revision.version, revision.artifact, revision.runtime
-    )
+    computed = make_revision(revision.model, revision.version, revision.artifact, revision.runtime)
     version = story.find(ModelVersion, f"{revision.model}@{revision.version}")
     artifact = version.spec.artifact if version else None
     faults = []

@@ -94,9 +94,9 @@ def job_name(run: str, stage: str, shard: int, attempt: int) -> str:
     Examples
     --------
     >>> job_name("quality-7", "accuracy", 0, 1)
-    'quality-7-accuracy-0-1'
+    'quality-7.accuracy.0.1'
     """
-    name, ending = f"{run}-{stage}", f"-{shard}-{attempt}"
+    name, ending = f"{run}.{stage}", f".{shard}.{attempt}"
     if len(name) + len(ending) > _MAX_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]
         name = f"{name[: _MAX_NAME - len(ending) - 13].rstrip('-._')}-{digest}"

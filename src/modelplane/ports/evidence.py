@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from modelplane.decisions.audit_chain import AuditRecord, SignedHead
@@ -102,13 +103,15 @@ async def _records_of(store: Store, resource: AnyResource) -> list[AuditRecord]:
     What was written after the resource was read is not part of what it was.
     """
     metadata = resource.metadata
-    only = {"kind": resource.kind, "name": metadata.name, "environment": metadata.environment}
+    read = partial(
+        store.audit, kind=resource.kind, name=metadata.name, environment=metadata.environment
+    )
     if not isinstance(resource, _STORIES):
-        newest = await store.audit(last=_PAGE, **only)
+        newest = await read(last=_PAGE)
         return [r for r in newest if r.resource_version == metadata.resource_version]
     found: list[AuditRecord] = []
     after = 0
-    while page := await store.audit(after, _PAGE, **only):
+    while page := await read(after, _PAGE):
         found += [r for r in page if r.uid == metadata.uid]
         after = page[-1].sequence
     return [r for r in found if r.resource_version <= metadata.resource_version]

@@ -99,11 +99,15 @@ async def load_surroundings(
         dataset: (await store.list(DatasetVersion, prefix=f"{dataset}@"))[0]
         for dataset in sorted(data_names(stages, record))
     }
-    contracts, _ = await store.list(Contract)
+    checks = {stage.check for stage in stages}
+    contracts: Sequence[Contract] = ()
+    if checks & {"contract", "schema"}:
+        contracts = [c for c in (await store.list(Contract))[0] if c.spec.model == model]
     environments, _ = await store.list(Environment)
-    deployments, _ = await store.list(ModelDeployment)
-    mine = [contract for contract in contracts if contract.spec.model == model]
-    return Surroundings(place, record, data, mine, environments, deployments)
+    deployments: Sequence[ModelDeployment] = ()
+    if "parity" in checks:
+        deployments, _ = await store.list(ModelDeployment)
+    return Surroundings(place, record, data, contracts, environments, deployments)
 
 
 async def results_of(store: Store, key: str) -> Sequence[StageResult]:

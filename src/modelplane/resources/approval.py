@@ -60,8 +60,8 @@ Threshold = Annotated[
 class Approvers(Part):
     """Who may answer."""
 
-    groups: tuple[str, ...] = ()
-    subjects: tuple[str, ...] = ()
+    groups: tuple[str, ...] = Field(default=(), description="Members of any of these groups.")
+    subjects: tuple[str, ...] = Field(default=(), description="These, by the names of tokens.")
 
     @model_validator(mode="after")
     def _somebody(self) -> Approvers:
@@ -74,7 +74,9 @@ class ApprovalPolicySpec(Part):
     """Who must agree, to what, and from which threshold on they are asked."""
 
     team: str = Field(default="", max_length=100, description="Whose policy it is, in any script.")
-    models: ModelSelector = Field(default_factory=ModelSelector)
+    models: ModelSelector = Field(
+        default_factory=ModelSelector, description="Whose versions; absent: those of all models."
+    )
     environments: tuple[Name, ...] = Field(
         default=(), description="Where promotions need this approval; absent: everywhere."
     )
@@ -87,7 +89,7 @@ class ApprovalPolicySpec(Part):
     conditions: tuple[PolicyCondition, ...] = Field(
         default=(), max_length=50, description="Further conditions in CEL."
     )
-    approvers: Approvers
+    approvers: Approvers = Field(description="Who is asked.")
     quorum: int = Field(default=1, ge=1, le=20, description="How many have to agree.")
     expires_after_s: Duration = Field(
         default=7 * 86400.0, gt=0, alias="expiresAfter", description="Unanswered so long: expired."

@@ -53,14 +53,14 @@ Url = Annotated[str, AfterValidator(check_url)]
 class WebhookReceiver(Part):
     """An HTTP endpoint that takes CloudEvents, signed as Standard Webhooks says."""
 
-    url: Url
+    url: Url = Field(description="Where events are posted to.")
     secret: Name | None = Field(default=None, description="Name of the signing secret.")
 
 
 class SlackReceiver(Part):
     """An incoming webhook of Slack, or of what is compatible with it."""
 
-    url: Url | None = None
+    url: Url | None = Field(default=None, description="Its address, where that is no secret.")
     url_secret: Name | None = Field(
         default=None, description="Name of the secret that holds the address."
     )
@@ -75,21 +75,23 @@ class SlackReceiver(Part):
 class EmailReceiver(Part):
     """An SMTP server and the people to write to."""
 
-    host: str = Field(min_length=1)
-    port: int = Field(default=587, ge=1, le=65535)
-    tls: Literal["starttls", "tls", "none"] = "starttls"
-    username: str | None = None
+    host: str = Field(min_length=1, description="Name or address of the SMTP server.")
+    port: int = Field(default=587, ge=1, le=65535, description="TCP port.")
+    tls: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="`tls`: from the first byte on, mostly on port 465."
+    )
+    username: str | None = Field(default=None, description="Whom to sign in as; absent: nobody.")
     password: Name | None = Field(default=None, description="Name of the secret.")
-    sender: str = Field(alias="from", min_length=3)
-    to: tuple[str, ...] = Field(min_length=1)
+    sender: str = Field(alias="from", min_length=3, description="Address it comes from.")
+    to: tuple[str, ...] = Field(min_length=1, description="Addresses it goes to.")
 
 
 class NotificationChannelSpec(Part):
     """Where to, and what."""
 
-    webhook: WebhookReceiver | None = None
-    slack: SlackReceiver | None = None
-    email: EmailReceiver | None = None
+    webhook: WebhookReceiver | None = Field(default=None, description="Signed CloudEvents.")
+    slack: SlackReceiver | None = Field(default=None, description="An incoming webhook.")
+    email: EmailReceiver | None = Field(default=None, description="Mail by SMTP.")
     events: tuple[EventType, ...] = Field(default=(), description="Absent: all.")
     teams: tuple[str, ...] = Field(default=(), description="Absent: all.")
     environments: tuple[Name, ...] = Field(default=(), description="Absent: all.")
@@ -98,7 +100,9 @@ class NotificationChannelSpec(Part):
         description="The subject who reads here. Requests for approval then carry links that "
         "answer for this subject, once.",
     )
-    timeout_s: Duration = Field(default=10.0, gt=0, alias="timeout")
+    timeout_s: Duration = Field(
+        default=10.0, gt=0, alias="timeout", description="Of one attempt; then it is tried again."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> NotificationChannelSpec:

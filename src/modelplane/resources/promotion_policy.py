@@ -32,12 +32,20 @@ class PolicyCondition(Part):
 class FreezeWindow(Part):
     """A time in which nothing new begins: either from-to, or each week; rollbacks always may."""
 
-    reason: str = Field(default="", max_length=500)
-    starts_at: datetime | None = Field(default=None, alias="from")
-    ends_at: datetime | None = Field(default=None, alias="to")
+    reason: str = Field(default="", max_length=500, description="Told to whoever waits.")
+    starts_at: datetime | None = Field(default=None, alias="from", description="Once: its start …")
+    ends_at: datetime | None = Field(default=None, alias="to", description="… and its end.")
     days: tuple[Weekday, ...] = Field(default=(), description="Each week on these days …")
-    start: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
-    end: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$|^24:00$")
+    start: str | None = Field(
+        default=None,
+        description="… from this time of day, such as 18:00; absent: 00:00 …",
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+    )
+    end: str | None = Field(
+        default=None,
+        description="… to this one; absent: 24:00. Earlier than start: next day.",
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$|^24:00$",
+    )
     timezone: str = Field(default="UTC", description="Of days, start and end: `Europe/Berlin`.")
 
     @model_validator(mode="after")
@@ -56,13 +64,19 @@ class FreezeWindow(Part):
 class PromotionPolicySpec(Part):
     """What must hold, where, for which models."""
 
-    environments: tuple[Name, ...] = Field(min_length=1)
-    models: ModelSelector = Field(default_factory=ModelSelector)
+    environments: tuple[Name, ...] = Field(min_length=1, description="What it guards.")
+    models: ModelSelector = Field(
+        default_factory=ModelSelector, description="Whose promotions; absent: those of all models."
+    )
     pipelines: tuple[Name, ...] = Field(
         default=(), description="Pipelines that must have passed for the exact revision."
     )
-    conditions: tuple[PolicyCondition, ...] = Field(default=(), max_length=50)
-    freezes: tuple[FreezeWindow, ...] = Field(default=(), max_length=50)
+    conditions: tuple[PolicyCondition, ...] = Field(
+        default=(), max_length=50, description="All must be true."
+    )
+    freezes: tuple[FreezeWindow, ...] = Field(
+        default=(), max_length=50, description="When nothing new begins."
+    )
     automatic: bool = Field(
         default=False,
         description="Versions come here by themselves: from the environment before once they are "

@@ -29,8 +29,8 @@ Stage = Literal["development", "staging", "production"]
 class RoleRule(Part):
     """One thing that the role may do; refusals and grants name it ``ROLE/RULE``."""
 
-    name: Name
-    verbs: tuple[Verb | Literal["*"], ...] = Field(min_length=1)
+    name: Name = Field(description="Unique in the role.")
+    verbs: tuple[Verb | Literal["*"], ...] = Field(min_length=1, description="`*` is all.")
     kinds: tuple[str, ...] = Field(
         min_length=1,
         description="Kinds of resources, and `Artifact`, `Audit`, `Evidence`, `Lineage`, "
@@ -44,8 +44,10 @@ class RoleRule(Part):
 class RoleSpec(Part):
     """What a role may do."""
 
-    description: str = Field(default="", max_length=1000)
-    rules: tuple[RoleRule, ...] = Field(default=(), max_length=50)
+    description: str = Field(default="", max_length=1000, description="What it is for.")
+    rules: tuple[RoleRule, ...] = Field(
+        default=(), max_length=50, description="What one may do; nothing else."
+    )
 
 
 class Role(Resource[RoleSpec, NoStatus]):
@@ -63,8 +65,10 @@ class Role(Resource[RoleSpec, NoStatus]):
 class RoleBindingSpec(Part):
     """Who has the role, where and for which models."""
 
-    role: Name
-    groups: tuple[str, ...] = Field(min_length=1, max_length=100)
+    role: Name = Field(description="What they get.")
+    groups: tuple[str, ...] = Field(
+        min_length=1, max_length=100, description="Whoever has a token with one of them gets it."
+    )
     environments: tuple[Name, ...] = Field(
         default=(),
         description="Only in these environments; global kinds are then out of reach. Absent: all.",

@@ -239,6 +239,7 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
     for child in started[1:]:
         with contextlib.suppress(psutil.Error):
             child.kill()
+    await asyncio.to_thread(psutil.wait_procs, started[1:], _END_TIMEOUT_S)
 
 
 def _tree(pid: int) -> list[psutil.Process]:
