@@ -12,6 +12,7 @@ from modelplane.decisions.promotion_sources import admit_undo
 from modelplane.ports.situations import load_active, write_admission
 from modelplane.ports.store import Transaction
 from modelplane.resources.approval import Approval
+from modelplane.resources.environment import Environment
 from modelplane.resources.gate_run import GateRun
 from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
@@ -326,3 +327,23 @@ async def _undo(plane: GuardedPlane) -> None:
     asked = Asked(ANA, plane.clock.now())
     admission = admit_undo(deployment, rollouts, active, asked)
     await plane.store.commit(write_admission(admission, asked, "undo"))
+
+
+async def test_what_the_environment_does_not_take_is_not_asked_for_and_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    async with open_guarded(tmp_path) as plane:
+        free = {"pipelines": (), "conditions": ()}
+        await plane.begin(GATED.with_spec(environments=("staging",), automatic=True, **free))
+        await plane.push("1.0.0")
+        await plane.apply("1.0.0", "staging")
+        await plane.settle()
+        assert await plane.serving("staging") == "1.0.0"
+        staging = await plane.store.get(Environment, "staging")
+        await plane.write(staging.with_spec(require_signature=True))
+        await plane.push("2.0.0")
+        await plane.settle()
+        assert len(await plane.promotions("staging")) == 1, "it is not signed"
+        await plane.write(staging.with_spec(require_signature=False))
+        await plane.settle()
+        assert await plane.serving("staging") == "2.0.0"

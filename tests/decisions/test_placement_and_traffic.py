@@ -166,3 +166,10 @@ def test_what_serves_is_never_stopped_and_placement_settles(
     )
     again = decide_placement(world, running, (*after, *created), present, now=NOW)
     assert again.create == ()
+
+
+def test_replicas_that_an_older_release_wrote_are_read_as_they_were_meant() -> None:
+    written = replica(V1, 0).to_dict()
+    for before, meant in ((True, "always"), (False, "never")):
+        written["spec"]["allowPickle"] = before
+        assert Replica.model_validate(written).spec.allow_pickle == meant

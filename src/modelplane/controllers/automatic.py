@@ -46,10 +46,11 @@ class AutomaticController:
         ModelVersion, Promotion, ModelDeployment, Model, PromotionPolicy, Environment,
     )  # fmt: skip
 
-    def __init__(self, store: Store, fence: Fence, clock: Clock) -> None:
+    def __init__(self, store: Store, fence: Fence, clock: Clock, *, own_key: str = "") -> None:
         self._store = store
         self._fence = fence
         self._clock = clock
+        self._own_key = own_key
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
         """The model that the resource is or belongs to; a policy or environment itself: all."""
@@ -121,12 +122,15 @@ class AutomaticController:
         version = next(v for v in versions if v.spec.version == step.version)
         try:
             source = choose_deployment(model.metadata.name, target, environments, deployments)
-        except Conflict as error:
-            _log.warning("automatic.not_asked", model=model.metadata.name, error=error.message)
+            asked = Asked(SUBJECT, self._clock.now(), step.reason, automatic=True)
+            situation = await load_situation(
+                self._store, target, source.metadata.name, version, own_key=self._own_key
+            )
+            admission = admit_promotion(source, step.version, version, situation, asked)
+        except (Conflict, InvalidResource) as error:
+            # Nobody asked, so nobody can be answered: the environment does not take the version.
+            _log.warning("automatic.not_asked", version=version.metadata.name, error=error.message)
             return
-        asked = Asked(SUBJECT, self._clock.now(), step.reason, automatic=True)
-        situation = await load_situation(self._store, target, source.metadata.name, version)
-        admission = admit_promotion(source, step.version, version, situation, asked)
         transaction = write_admission(admission, asked, "promote", fence=self._fence.lease)
         if transaction:
             await self._store.commit(transaction)

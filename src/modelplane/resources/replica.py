@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from modelplane.resources.meta import Name, Part, Resource
 from modelplane.resources.revision import Revision
@@ -41,6 +41,12 @@ class ReplicaSpec(Part):
     input_example: dict[str, Any] | None = Field(
         default=None, description="The smoke prediction; without one readiness is enough."
     )
+
+    @field_validator("allow_pickle", mode="before")
+    @classmethod
+    def _read_older_form(cls, value: Any) -> Any:
+        # Releases before this wrote yes or no.
+        return {True: "always", False: "never"}[value] if isinstance(value, bool) else value
 
 
 class ReplicaStatus(Part):

@@ -78,7 +78,7 @@ async def run_controllers(parts: Parts) -> None:
         store,
         [
             PromotionController(store, fence, clock),
-            AutomaticController(store, fence, clock),
+            AutomaticController(store, fence, clock, own_key=place.public_key),
             GateController(store, fence, clock, place),
             TriggerController(store, fence, clock),
             RolloutController(store, fence, clock),
