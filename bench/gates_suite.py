@@ -27,7 +27,7 @@ def check(model: object, case: str) -> float:
     random = np.random.default_rng(0)
     truth = model.predict(frame)  # type: ignore[attr-defined]
     same = []
-    for _ in range(10 * int(level)):
+    for _ in range(50 * int(level)):
         shifted = frame.copy()
         noise = random.normal(0, 0.1 * int(level), len(frame))
         shifted[feature] += shifted[feature].std() * noise
