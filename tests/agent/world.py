@@ -21,8 +21,8 @@ from modelplane.ports.servers import (
     Scrape,
     ServerCommand,
 )
-from modelplane.ports.store import Change
 from modelplane.ports.signatures import SignatureVerifier
+from modelplane.ports.store import Change
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.job import Job, JobSpec
 from modelplane.resources.meta import Metadata, Resource, ResourceKey

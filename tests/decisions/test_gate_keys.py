@@ -193,7 +193,8 @@ def test_commands_of_known_content_are_reused(run: list[str]) -> None:
 
 
 def test_data_is_the_newest_version_or_the_one_that_is_named() -> None:
-    known: dict[str, Any] = {"data": {"test": [data("test", "1"), data("test", "10"), data("test", "9")]}}
+    versions = [data("test", version) for version in ("1", "10", "9")]
+    known: dict[str, Any] = {"data": {"test": versions}}
     assert [d.version for d in plan(ACCURACY, **known).task.datasets] == ["10"]
     named = stage("a", "accuracy", config={"dataset": "test@9"})
     assert [d.version for d in plan(named, **known).task.datasets] == ["9"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -170,19 +171,10 @@ def test_names_given_twice_are_a_fault_and_not_renamed() -> None:
     )
 )
 def test_the_full_form_of_any_words_reads_as_itself(words: list[tuple[str, str]]) -> None:
-    stages = [
-        {f"{role or 'validate:'}{check}": {"run": ["true"], "group": "g"}}
-        if check == "command"
-        else {f"{role or 'validate:'}{check}": {"group": "g"}}
-        if check == "fairness"
-        else role + check
+    needed: dict[str, Any] = {"command": {"run": ["true"]}, "fairness": {"group": "g"}}
+    stages: list[Any] = [
+        {f"{role or 'validate:'}{check}": needed[check]} if check in needed else role + check
         for role, check in words
-    ]
-    stages = [
-        {key: {"run": ["true"]} if key.endswith("command") else value for key, value in s.items()}
-        if isinstance(s, dict)
-        else s
-        for s in stages
     ]
     read_once = read_document({"pipeline": {"stages": stages}})
     assert read_document(canonical(read_once)) == read_once

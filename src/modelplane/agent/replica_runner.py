@@ -194,9 +194,7 @@ class ReplicaRunner:
             return None
         if self._node.signatures is None:
             return "this agent cannot verify signatures"
-        return await self._node.signatures.find_fault(
-            artifact, spec.signatures, spec.trusted_keys
-        )
+        return await self._node.signatures.find_fault(artifact, spec.signatures, spec.trusted_keys)
 
     async def _start(self, command: ServerCommand) -> KeptProcess:
         replica = self._replica

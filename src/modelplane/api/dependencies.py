@@ -83,7 +83,7 @@ class ApiDependencies:
     signed_head: Callable[[], Awaitable[Mapping[str, Any] | None]]
     sign: Callable[[bytes], str]
     link_key: bytes = b""
-    stage_place: StagePlace = StagePlace("", "")
+    stage_place: StagePlace = field(default_factory=lambda: StagePlace("", ""))
     secret: Callable[[str], str | None] = lambda name: None
     wake_source: Callable[[str, str | None, int | None], None] = lambda *hint: None
     on_loopback: bool = True

@@ -32,7 +32,9 @@ _OUT_OF_MEMORY = re.compile(
 )
 # Seen of libraries that meet their limit; without a limit these have other causes.
 _LIMIT_MET = re.compile(r"can't start new thread|failed to map segment")
-_OFF_LIST = re.compile(r"^cannot load the model: (.* is not within the pickle allowlist: .*)$", re.M)
+_OFF_LIST = re.compile(
+    r"^cannot load the model: (.* is not within the pickle allowlist: .*)$", re.MULTILINE
+)
 _PICKLE = re.compile(r"where pickles are allowed", re.IGNORECASE)
 _SIGKILL = -9
 _COMMAND_NOT_FOUND = 127
