@@ -12,6 +12,8 @@ from modelplane.ports.processes import ProcessSpec
 from modelplane.resources.job import Job, JobStatus
 from tests.agent.world import World
 
+pytestmark = pytest.mark.slow
+
 
 def status(world: World, job: Job) -> JobStatus:
     return world.control_plane.read(job).status

@@ -25,6 +25,8 @@ from modelplane.decisions.signatures import key_id
 from modelplane.errors import InvalidResource, TerminalError
 from tests.api.world import ADMIN, make_world, serve
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:

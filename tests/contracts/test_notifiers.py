@@ -29,6 +29,8 @@ from modelplane.resources.notification import (
 from modelplane.testing.notifier import FakeNotifier
 from tests.receivers import HttpReceiver, SmtpReceiver, http_receiver, smtp_receiver
 
+pytestmark = pytest.mark.slow
+
 KEY = b"0123456789abcdef0123456789abcdef"
 SIGNING = f"whsec_{base64.b64encode(KEY).decode()}"
 PASSWORD = "correct horse"

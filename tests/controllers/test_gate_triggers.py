@@ -11,6 +11,8 @@ from modelplane.decisions.gate_triggers import MAX_UNFINISHED
 from modelplane.resources.validation_pipeline import ValidationPipeline
 from tests.controllers.gating import PASSED, Gates, open_gates
 
+pytestmark = pytest.mark.slow
+
 COMMAND = {"validate:command": {"run": ["true"]}}
 
 

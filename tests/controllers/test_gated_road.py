@@ -23,6 +23,8 @@ from tests.controllers.guarded import GuardedPlane, open_guarded
 from tests.controllers.plane import ANA
 from tests.decisions.gates import approval_policy, pipeline, policy
 
+pytestmark = pytest.mark.slow
+
 GATED = policy(pipelines=["checks"], conditions=["metrics.accuracy >= 0.9"])
 
 
@@ -146,7 +148,6 @@ async def test_nobody_answers_in_time_or_somebody_says_no(tmp_path: Path) -> Non
         assert (await plane.store.list(Rollout))[0] == []
 
 
-@pytest.mark.slow
 async def test_a_freeze_holds_and_lets_go_and_undo_goes_through_it(tmp_path: Path) -> None:
     async with open_guarded(tmp_path) as plane:
         await plane.begin()
@@ -208,7 +209,6 @@ async def test_a_run_that_another_promotion_waits_for_goes_on(tmp_path: Path) ->
         assert not (await plane.store.get(GateRun, run.metadata.name)).spec.cancelled
 
 
-@pytest.mark.slow
 async def test_versions_go_all_the_way_by_themselves_with_one_approval(tmp_path: Path) -> None:
     async with open_guarded(tmp_path) as plane:
         way = GATED.with_spec(environments=("staging", "production"), automatic=True)
@@ -235,7 +235,6 @@ async def test_versions_go_all_the_way_by_themselves_with_one_approval(tmp_path:
         assert len((await plane.store.list(GateRun))[0]) == 2, "one run for each revision"
 
 
-@pytest.mark.slow
 async def test_what_was_refused_or_undone_does_not_come_again_by_itself(tmp_path: Path) -> None:
     async with open_guarded(tmp_path) as plane:
         way = GATED.with_spec(environments=("staging", "production"), automatic=True)
@@ -257,7 +256,6 @@ async def test_what_was_refused_or_undone_does_not_come_again_by_itself(tmp_path
         assert len(await plane.promotions("staging")) == 2, "older than what serves"
 
 
-@pytest.mark.slow
 async def test_a_guarded_alias_goes_back_to_the_last_version_that_was_promoted(
     tmp_path: Path,
 ) -> None:

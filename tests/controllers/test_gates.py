@@ -16,6 +16,8 @@ from modelplane.resources.job import Job
 from modelplane.resources.notification import Notification, NotificationChannel
 from tests.controllers.gating import ANA, FAILED, LOST, PASSED, Gates, open_gates
 
+pytestmark = pytest.mark.slow
+
 COMMAND = {"validate:command": {"run": ["true"]}}
 SUITE: dict[str, Any] = {
     "validate:command": {"run": ["test", "{cases}"], "cases": ["a", "b", "c"]},

@@ -14,6 +14,8 @@ from modelplane.resources.rollout import RolloutRequest
 from modelplane.resources.strategy import CanaryStrategy, Strategy
 from tests.controllers.plane import ANA, Plane, open_plane, revision
 
+pytestmark = pytest.mark.slow
+
 V1, V2, V3 = revision("1.0.0"), revision("2.0.0"), revision("3.0.0")
 QUICK = Strategy(canary=CanaryStrategy(min_bake_s=20))
 
@@ -39,7 +41,6 @@ async def test_a_first_version_serves_all_once_it_is_ready(tmp_path: Path) -> No
         assert (await plane.deployment()).status.ready_replicas == 2
 
 
-@pytest.mark.slow
 async def test_a_good_candidate_ramps_and_takes_over_and_the_old_one_stops(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -97,7 +98,6 @@ async def test_a_candidate_that_cannot_start_fails_and_stable_is_not_touched(
         assert await phase_of_promotion(plane, 2) == "Failed"
 
 
-@pytest.mark.slow
 async def test_a_newer_promotion_in_mid_ramp_supersedes_the_rollout(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -111,7 +111,6 @@ async def test_a_newer_promotion_in_mid_ramp_supersedes_the_rollout(tmp_path: Pa
         assert await plane.replicas() == {"1.0.0/0": "Ready", "3.0.0/0": "Ready"}
 
 
-@pytest.mark.slow
 async def test_a_strategy_edited_in_mid_ramp_takes_effect(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -128,7 +127,6 @@ async def test_a_strategy_edited_in_mid_ramp_takes_effect(tmp_path: Path) -> Non
         assert await plane.shares() == {"1.0.0": 90, "2.0.0": 10}
 
 
-@pytest.mark.slow
 async def test_a_person_may_roll_back_and_the_reason_is_kept(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)
@@ -146,7 +144,6 @@ async def test_a_person_may_roll_back_and_the_reason_is_kept(tmp_path: Path) -> 
         assert await plane.shares() == {"1.0.0": 100}
 
 
-@pytest.mark.slow
 async def test_more_replicas_start_in_place_and_fewer_stop(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
         await first_version(plane)

@@ -20,6 +20,8 @@ from modelplane.errors import InvalidResource
 from modelplane.resources.revision import RuntimeSpec, make_revision
 from tests.evidence.story import ARTIFACT, Story, open_story
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def story(tmp_path: Path) -> AsyncIterator[Story]:

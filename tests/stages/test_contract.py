@@ -26,6 +26,8 @@ from tests.stages.pacts import answer, interaction, pact, version_2, version_4
 from tests.stages.programs import workspace as real_workspace
 from tests.stages.served import Scorer, served, workspace
 
+pytestmark = pytest.mark.slow
+
 
 def contract(content: dict[str, Any], consumer: str = "shop", version: str = "1") -> Contract:
     return Contract(
@@ -183,7 +185,6 @@ async def test_what_the_verifier_saw_is_evidence_and_nobody_else_is_told(
     monkeypatch.delenv("PACT_DO_NOT_TRACK")
 
 
-@pytest.mark.slow
 async def test_of_a_large_suite_every_contract_is_told_and_failures_come_first() -> None:
     long = "é" * 3000
     many = [interaction(f"{n} {long}") for n in range(60)]
@@ -195,7 +196,6 @@ async def test_of_a_large_suite_every_contract_is_told_and_failures_come_first()
     assert [case.passed for case in outcome.cases[:4]] == [False, False, False, True]
 
 
-@pytest.mark.slow
 async def test_a_real_model_on_its_real_server_keeps_a_contract() -> None:
     frame = pd.DataFrame({"amount": [1.0, 2.0, 3.0, 4.0], "age": [30.0, 40.0, 50.0, 60.0]})
     model = LogisticRegression().fit(frame, [0, 0, 1, 1])

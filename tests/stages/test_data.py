@@ -31,6 +31,8 @@ from modelplane.stages.data_tables import groups_of, load_table, take_target
 from modelplane.stages.failures import CheckImpossible, InfrastructureFailed
 from tests.stages.tabular import Answering, cancer, columns_signature, features_of, register, served
 
+pytestmark = pytest.mark.slow
+
 TABLE = pd.DataFrame(
     {"amount": [1.5, None, 3.0], "count": [1, 2, 3], "country": ["NL", "DE", "NL"]}
 )

@@ -38,6 +38,8 @@ from modelplane.stages.load import Answers, Target, combine, run_load
 from modelplane.stages.workspace import Workspace
 from tests.stages.programs import program, task, workspace
 
+pytestmark = pytest.mark.slow
+
 GOOD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 QUICK = {"requests": 40, "warm_up": 0, "concurrency": 2}
 
@@ -328,7 +330,6 @@ async def test_a_candidate_that_fails_under_load_fails(space: Workspace) -> None
 SIGNATURE = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 3]}]}
 
 
-@pytest.mark.slow
 async def test_a_real_model_in_its_real_server(space: Workspace, tmp_path: Path) -> None:
     rows = np.random.default_rng(7).normal(size=(200, 3))
     skops.io.dump(LogisticRegression().fit(rows, rows[:, 0] > 0), tmp_path / "model.skops")

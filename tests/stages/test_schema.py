@@ -15,6 +15,8 @@ from tests.stages.pacts import answer, interaction, pact
 from tests.stages.served import SIGNATURE, Scorer, request, served, workspace
 from tests.stages.test_contract import contract
 
+pytestmark = pytest.mark.slow
+
 
 def signature(**changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(SIGNATURE), **changes}

@@ -23,6 +23,8 @@ from modelplane.stages.failures import CheckImpossible, InfrastructureFailed
 from modelplane.stages.workspace import Workspace
 from tests.stages.programs import REQUEST, program, script, workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def space() -> Iterator[Workspace]:
@@ -134,7 +136,6 @@ async def test_what_the_server_writes_is_evidence(space: Workspace) -> None:
     assert (space.output_dir / "candidate.log").read_text() == "loading\n"
 
 
-@pytest.mark.slow
 async def test_an_index_that_does_not_answer_is_the_machines_fault(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +150,6 @@ async def test_an_index_that_does_not_answer_is_the_machines_fault(
             pass
 
 
-@pytest.mark.slow
 async def test_requirements_that_are_none_are_the_versions_fault(space: Workspace) -> None:
     served = program(runtime=RuntimeSpec(requirements="this is no requirement\n"))
     with pytest.raises(CheckImpossible, match="cannot be built"):
