@@ -42,6 +42,15 @@ async def test_data_is_registered_with_what_it_says_of_itself(
     assert json.loads(shown.stdout)["spec"]["uri"] == str(data)
 
 
+async def test_a_path_is_registered_so_that_others_find_it(
+    world: World, run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    await run("dataset", "push", "tx", "march.parquet")
+    version = await world.store.get(DatasetVersion, "tx@1")
+    assert version.spec.uri == str(data)
+
+
 async def test_the_answer_as_json(run: Run, data: Path) -> None:
     result = await run("dataset", "push", "tx", str(data), "--version", "march", "-o", "json")
     told = json.loads(result.stdout)

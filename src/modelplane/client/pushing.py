@@ -112,9 +112,13 @@ def describe_push(name: str, version: str, path: Path, record: VersionRecord) ->
 def describe_dataset_push(
     name: str, data: Any, version: str | None, description: str
 ) -> dict[str, Any]:
-    """Return the body that registers a version of data; raises `InvalidResource`."""
+    """Return the body that registers a version of data; raises `InvalidResource`.
+
+    A path is registered from the root on: checks read the data from other directories.
+    """
+    is_path = isinstance(data, str | Path) and "://" not in str(data)
     body = {
-        "data": describe_data(data, name).to_dict(),
+        "data": describe_data(Path(data).absolute() if is_path else data, name).to_dict(),
         "version": version,
         "description": description,
     }
