@@ -30,6 +30,13 @@ KEY = ResourceKey("ModelDeployment", "production", "delay")
 MoveRow = tuple[str, str | None, str | None]
 
 
+def take_recorder(plane: Plane) -> ServingController:
+    """Take the controller that records moves out of the plane."""
+    recorder = next(r for r in plane.reconcilers if isinstance(r, ServingController))
+    plane.reconcilers.remove(recorder)
+    return recorder
+
+
 async def moves_of(plane: Plane, model: str = "delay") -> list[AliasMove]:
     return list((await plane.store.list(AliasMove, prefix=f"{model}@"))[0])
 
@@ -199,8 +206,7 @@ async def test_a_candidate_that_never_had_traffic_was_no_challenger(tmp_path: Pa
 
 async def test_what_happened_while_it_was_away_is_recorded_step_by_step(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
-        recorder = plane.reconcilers.pop()
-        assert isinstance(recorder, ServingController)
+        recorder = take_recorder(plane)
         await start(plane)
         times = []
         for of in (V2, V3):
@@ -226,7 +232,7 @@ async def test_what_happened_while_it_was_away_is_recorded_step_by_step(tmp_path
 
 async def test_a_worker_with_a_lost_lease_records_nothing(tmp_path: Path) -> None:
     async with open_plane(tmp_path) as plane:
-        recorder = plane.reconcilers.pop()
+        recorder = take_recorder(plane)
         await start(plane)
         lease = plane.fence.lease
         plane.fence.set(type(lease)(lease.name, "stale", lease.epoch - 1, lease.expires_at))

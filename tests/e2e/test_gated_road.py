@@ -32,7 +32,7 @@ from tests.e2e.conftest import Modelplane, wait_for
 from tests.e2e.load import Load
 from tests.receivers import HttpReceiver, SmtpReceiver
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 POLICIES = """
 apiVersion: modelplane.dev/v1
@@ -204,7 +204,7 @@ class Clinic:
                 raise AssertionError(f"{promotion.status.phase}: {promotion.status.message}")
             return promotion if promotion and promotion.status.phase in phases else None
 
-        return wait_for(f"{version} {phases} in {environment}", there, 120)
+        return wait_for(f"{version} {phases} in {environment}", there, 180)
 
     def approval(self, version: str) -> Approval:
         found = self.plane.client.list(Approval).items
