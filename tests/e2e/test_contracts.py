@@ -13,7 +13,7 @@ from modelplane.resources.model_deployment import ModelDeployment
 from tests.e2e.conftest import Modelplane, wait_for
 from tests.stages.pacts import interaction, pact
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PIPELINE = """
 apiVersion: modelplane.dev/v1
@@ -42,7 +42,7 @@ def publish(plane: Modelplane, folder: Path, version: str, content: dict[str, An
         found = plane.client.get(Contract, f"shop.test@{version}")
         return found if found.status.verifications else None
 
-    return wait_for(f"verification of shop {version}", verified)
+    return wait_for(f"verification of shop {version}", verified, 120)
 
 
 def test_a_published_contract_is_verified_and_decides_what_may_be_deployed(

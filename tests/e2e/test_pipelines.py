@@ -16,7 +16,7 @@ from modelplane.resources.job import Job
 from modelplane.resources.manifest import read_document
 from tests.e2e.conftest import Modelplane, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 COUNT = "import sys; print('cases', *sys.argv[1:])"
 
@@ -58,7 +58,7 @@ def test_a_pushed_version_goes_through_its_pipeline_and_a_second_run_is_reused(
     assert not client.list(Job).items
 
     again = client.run_pipeline("quality", "tumour@1.0.0")
-    again = client.wait_for_run(again.metadata.name, timeout_s=30)
+    again = client.wait_for_run(again.metadata.name, timeout_s=90)
     assert [stage.cached for stage in again.status.stages] == [True] * 3
     assert all(stage.hit for stage in client.explain_cache("quality", "tumour@1.0.0"))
     shown = modelplane.cli("pipeline", "show", "quality-2").stdout

@@ -18,7 +18,7 @@ from modelplane.resources.rollout import Rollout
 from tests.e2e.conftest import Modelplane
 from tests.security.malicious import shell
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ROWS = np.random.default_rng(7).normal(size=(50, 2))
 
@@ -32,7 +32,7 @@ def deploy(plane: Modelplane, version: str) -> Rollout:
         "spec": {"version": version},
     }
     plane.cli("apply", "-f", "-", input=json.dumps(manifest))
-    rollout = plane.client.wait_for_rollout("delay", "staging", timeout_s=60)
+    rollout = plane.client.wait_for_rollout("delay", "staging", timeout_s=120)
     assert rollout is not None
     return rollout
 
