@@ -33,17 +33,30 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_file_is_tidy(path: Path) -> None:
+def faults_of(path: Path) -> Iterator[str]:
+    """Say what is untidy about one file."""
     text = path.read_text()
-    assert text.count("\n") <= MAX_LINES, "what is the second thing that this file does?"
-    assert path.stem not in VAGUE_NAMES
-    assert not _ADDRESS.search(text), "no address of a package registry"
     tree = ast.parse(text)
-    if text.strip() and path.is_relative_to(ROOT / "src"):
-        assert ast.get_docstring(tree), "a module says its job, its callers, what it must not do"
-    too_long = {f.name: body_lines(f) for f in functions(tree)}
-    assert {n: c for n, c in too_long.items() if c > MAX_FUNCTION_LINES} == {}
+    if text.count("\n") > MAX_LINES:
+        yield f"more than {MAX_LINES} lines: what is the second thing that it does?"
+    if path.stem in VAGUE_NAMES:
+        yield "a name that says nothing"
+    if _ADDRESS.search(text):
+        yield "an address of a package registry"
+    if text.strip() and path.is_relative_to(ROOT / "src") and not ast.get_docstring(tree):
+        yield "no docstring: a module says its job, its callers, what it must not do"
+    for function in functions(tree):
+        if body_lines(function) > MAX_FUNCTION_LINES:
+            yield f"{function.name} has {body_lines(function)} lines"
+
+
+FOLDERS = sorted({path.parent.relative_to(ROOT) for path in CODE})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_every_file_is_tidy(folder: Path) -> None:
+    files = [path for path in CODE if path.parent == ROOT / folder]
+    assert [f"{path.name}: {fault}" for path in files for fault in faults_of(path)] == []
 
 
 def test_requirements_carry_hashes_and_no_addresses() -> None:
