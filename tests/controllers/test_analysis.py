@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.api.analysis_replay import AnalysisReplayRequest, load_recorded
 from modelplane.controllers.analysis import AnalysisController
+from modelplane.decisions.analysis import judge_many
 from modelplane.decisions.analysis_replay import replay_all
 from modelplane.decisions.judgements import read_judgement
 from modelplane.decisions.recordings import chunk_name
@@ -206,3 +208,25 @@ async def test_old_recordings_are_removed(tmp_path: Path, monkeypatch: pytest.Mo
         await bench.second(stable=100)
         await controller.tick()
         assert not await plane.store.evidence([name])
+
+
+async def test_a_rollout_that_finishes_while_it_is_judged_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        await bench.second(stable=99, candidate=1)
+        controller = bench.controller
+        judge = judge_many
+
+        def judge_as_it_ends(*arguments: Any) -> Any:
+            # What following the rollouts does when one has finished.
+            for known in (controller._running, controller._evidence, controller._recordings):
+                known.clear()
+            return judge(*arguments)
+
+        monkeypatch.setattr("modelplane.controllers.analysis.judge_many", judge_as_it_ends)
+        await controller.tick()
+        uid = (await plane.rollout()).metadata.uid
+        assert not await plane.store.evidence([uid])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -32,9 +33,16 @@ MODEL = Path(__file__).parent / "oip_model.py"
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a free port below those that the kernel gives to connections.
+
+    While a gateway is down, one of the clients that try to reach it could be given its very port,
+    be connected with itself, and keep the gateway from coming back.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def wait_for(what: str, probe: Callable[[], T | None], timeout_s: float = 60.0) -> T:

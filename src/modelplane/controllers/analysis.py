@@ -204,6 +204,8 @@ class AnalysisController:
         kept: dict[str, tuple[EvidenceState, Judgement]] = {}
         for one in judged:
             uid = one.case.uid
+            if uid not in self._recordings:
+                continue  # it finished while it was judged
             judgement = _judgement(one.case, one.state, one.verdict)
             if judgement is None or (
                 one.state is self._evidence.get(uid) and judgement == self._judgements.get(uid)
