@@ -35,6 +35,7 @@ from modelplane.resources.model_deployment import ModelDeployment, ModelDeployme
 from modelplane.resources.revision import Artifact
 from modelplane.resources.validation_pipeline import ValidationPipeline
 from modelplane.testing.clock import ManualClock
+from tests.controllers.stores import open_store
 
 ANA = Subject(name="ana", groups=("admin",))
 R = TypeVar("R", bound=Resource[Any, Any])
@@ -215,19 +216,8 @@ class Gates:
 
 @asynccontextmanager
 async def open_gates(directory: Path) -> AsyncIterator[Gates]:
-    clock = ManualClock()
-    uids = itertools.count(1)
-    store = SqliteStore(
-        directory / "store.db",
-        clock=clock,
-        new_uid=lambda: f"uid-{next(uids)}",
-        audit_dir=directory / "audit",
-    )
-    await store.open()
-    try:
+    async with open_store(directory) as (store, clock):
         gates = Gates(store, clock)
         await gates.take_lease()
         await gates.declare()
         yield gates
-    finally:
-        await store.close()

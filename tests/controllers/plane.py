@@ -32,6 +32,7 @@ from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.strategy import Strategy
 from modelplane.resources.traffic_split import TrafficSplit
 from modelplane.testing.clock import ManualClock
+from tests.controllers.stores import open_store
 
 ANA = Subject(name="ana", groups=("admin",))
 
@@ -174,18 +175,7 @@ class Plane:
 
 @asynccontextmanager
 async def open_plane(directory: Path) -> AsyncIterator[Plane]:
-    clock = ManualClock()
-    uids = itertools.count(1)
-    store = SqliteStore(
-        directory / "store.db",
-        clock=clock,
-        new_uid=lambda: f"uid-{next(uids)}",
-        audit_dir=directory / "audit",
-    )
-    await store.open()
-    try:
+    async with open_store(directory) as (store, clock):
         plane = Plane(store, clock)
         await plane.take_lease()
         yield plane
-    finally:
-        await store.close()

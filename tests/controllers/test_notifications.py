@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,6 +33,7 @@ from modelplane.resources.notification import (
 )
 from modelplane.testing.clock import ManualClock
 from modelplane.testing.notifier import FakeNotifier
+from tests.controllers.stores import open_store
 from tests.decisions.approval_samples import asked
 from tests.receivers import http_receiver
 
@@ -102,20 +102,10 @@ class Post:
 
 @asynccontextmanager
 async def open_post(directory: Path) -> AsyncIterator[Post]:
-    clock, uids = ManualClock(), itertools.count(1)
-    store = SqliteStore(
-        directory / "store.db",
-        clock=clock,
-        new_uid=lambda: f"uid-{next(uids)}",
-        audit_dir=directory / "audit",
-    )
-    await store.open()
-    try:
+    async with open_store(directory) as (store, clock):
         post = Post(store, clock)
         await post.take_lease()
         yield post
-    finally:
-        await store.close()
 
 
 async def test_an_event_is_written_for_each_channel_that_wants_it_once(tmp_path: Path) -> None:

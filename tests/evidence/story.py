@@ -43,6 +43,7 @@ from modelplane.resources.revision import Artifact, RuntimeSpec, make_revision
 from modelplane.resources.rollout import Rollout, RolloutSpec
 from modelplane.resources.validation_pipeline import Stage
 from modelplane.testing.clock import ManualClock
+from tests.controllers.stores import open_store
 
 ANA, LEAD = Subject(name="ana"), Subject(name="lead", groups=("ml-leads",))
 ARTIFACT = Artifact(format="skops", digest=f"sha256:{'a' * 64}")
@@ -240,17 +241,7 @@ def _scanned(now: Any, faults: dict[str, Any]) -> tuple[StageResult, GateRun]:
 @asynccontextmanager
 async def open_story(folder: Path) -> AsyncIterator[Story]:
     """Give an empty store with everything around it."""
-    clock, uids = ManualClock(), itertools.count(1)
-    store = SqliteStore(
-        folder / "store.db",
-        clock=clock,
-        new_uid=lambda: f"uid-{next(uids)}",
-        audit_dir=folder / "audit",
-    )
-    await store.open()
-    story = Story(store, clock, folder)
-    story.fence.set(await store.claim(LEASE_NAME, "test", 3600))
-    try:
+    async with open_store(folder) as (store, clock):
+        story = Story(store, clock, folder)
+        story.fence.set(await store.claim(LEASE_NAME, "test", 3600))
         yield story
-    finally:
-        await store.close()
