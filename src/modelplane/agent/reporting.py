@@ -58,6 +58,9 @@ class Reporter:
             except ModelplaneError as error:
                 delay_s = min(_MAX_RETRY_S, max(_FIRST_RETRY_S, 2 * delay_s))
                 log.warning("status_waits", resource=str(key), error=str(error))
+                if self._waiting.get(key) is wanted:
+                    # To the end: one that is refused for good must not hold up the others.
+                    self._waiting[key] = self._waiting.pop(key)
                 await self._clock.sleep(delay_s * random.uniform(0.5, 1.0))
                 continue
             delay_s = 0.0
