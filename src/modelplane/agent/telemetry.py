@@ -25,7 +25,6 @@ from modelplane.ports.proxy import TrafficReading, VariantCounts
 from modelplane.resources.telemetry import (
     ReplicaSample,
     ScrapedMetrics,
-    SplitInForce,
     TelemetryBatch,
     TelemetryReceipt,
     VariantSample,
@@ -91,7 +90,7 @@ class Meter:
         self._nonce = nonce
         self._before: TrafficReading | None = None
         self._before_at_s = 0.0
-        self._in_force: dict[str, SplitInForce] = {}
+        self._in_force: dict[str, dict[str, int]] = {}
         self._sequence = 0
 
     def measure(
@@ -121,9 +120,7 @@ class Meter:
             return None
         self._before, self._before_at_s = reading, now_s
         self._in_force = {
-            name: SplitInForce(rollout_uid=split.spec.rollout_uid, step_id=split.spec.step_id)
-            for name, split in accepted.items()
-            if split.spec.rollout_uid
+            name: split.spec.steps for name, split in accepted.items() if split.spec.steps
         }
         if before is None:
             return None
@@ -144,7 +141,7 @@ class Meter:
             at=now,
             seconds=seconds,
             samples=tuple(sample for sample in samples if sample is not None),
-            splits=in_force,
+            steps=in_force,
             unrouted=max(0, reading.unrouted - before.unrouted),
         )
 

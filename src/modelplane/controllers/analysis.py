@@ -154,15 +154,16 @@ class AnalysisController:
         cases = []
         for rollout in list(self._running.values()):
             strategy = rollout.status.strategy
-            if rollout.spec.stable is None or strategy is None or strategy.canary is None:
+            analysis = strategy.analysis if strategy is not None else None
+            if rollout.spec.stable is None or strategy is None or analysis is None:
                 continue
             deployment = await self._store.find(
                 ModelDeployment, rollout.spec.deployment, rollout.metadata.environment
             )
             if deployment is None:
                 continue
-            settings = settings_of(strategy.canary.analysis)
-            cases.append(_Case(rollout, deployment, settings, ramp_steps(strategy.canary)))
+            steps = ramp_steps(strategy.canary) if strategy.canary is not None else ()
+            cases.append(_Case(rollout, deployment, settings_of(analysis), steps))
         return cases
 
     async def _states(self, cases: Sequence[_Case]) -> list[EvidenceState]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
+from modelplane.controllers.running import load_running
 from modelplane.decisions.placement import choose, decide_placement, decide_removal
 from modelplane.decisions.signatures import signatures_by, trusted_keys
 from modelplane.ports.clock import Clock
@@ -66,9 +67,10 @@ class PlacementController:
         if deployment is None:
             decision = decide_removal(replicas, split)
         else:
-            name = deployment.status.rollout
-            rollout = await self._store.find(Rollout, name, key.environment) if name else None
-            decision = decide_placement(deployment, rollout, replicas, split, now=self._clock.now())
+            rollouts = await load_running(self._store, deployment)
+            decision = decide_placement(
+                deployment, rollouts, replicas, split, now=self._clock.now()
+            )
             environment = await self._store.get(Environment, key.environment or "")
             for revision, index in decision.create:
                 replica = await self._make_replica(deployment, environment, revision, index)

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from modelplane.controllers.loop import Fence
+from modelplane.controllers.running import load_running
 from modelplane.decisions.gate_runs import make_run, serve_version
 from modelplane.decisions.notifications import approval_event
 from modelplane.decisions.promotion import (
     PromotionDecision,
     decide_promotion,
     needs_guards,
+    with_rollout,
 )
 from modelplane.decisions.promotion_events import event_of, with_runs
 from modelplane.decisions.promotion_guards import Guards
@@ -74,8 +76,10 @@ class PromotionController:
             yield resource.key
         elif isinstance(resource, Rollout | Approval):
             yield ResourceKey("Promotion", environment, resource.spec.promotion)
-        elif isinstance(resource, ModelDeployment) and resource.status.promotion:
-            yield ResourceKey("Promotion", environment, resource.status.promotion)
+        elif isinstance(resource, ModelDeployment):
+            latest = [resource.status.promotion]
+            latest += [lane.promotion for lane in resource.status.lanes.values()]
+            yield from (ResourceKey("Promotion", environment, name) for name in latest if name)
         if not isinstance(resource, Promotion):
             yield from [key for key, of in self._waiting.items() if _concerns(resource, key, of)]
 
@@ -88,9 +92,8 @@ class PromotionController:
         spec = promotion.spec
         self._waiting[key] = _Waiting(spec.revision.model, spec.deployment)
         deployment = await self._store.find(ModelDeployment, spec.deployment, key.environment)
-        latest = await self._rollout(deployment.status.rollout if deployment else None, key)
+        running = await load_running(self._store, deployment) if deployment else []
         own = await self._rollout(promotion.status.rollout, key)
-        running = latest if latest is not None and not latest.finished else None
         guards: Guards | None = None
         if needs_guards(promotion, deployment, own):
             guards = await load_guards(self._store, promotion, await load_policies(self._store))
@@ -109,17 +112,15 @@ class PromotionController:
     ) -> None:
         transaction = Transaction(SUBJECT, reason=decision.status.message, fence=self._fence.lease)
         status = decision.status
-        if decision.supersede is not None:
-            older = decision.supersede.with_spec(superseded_by=promotion.metadata.name)
-            transaction.update(older, "rollout.supersede")
+        for older in decision.supersede:
+            superseded = older.with_spec(superseded_by=promotion.metadata.name)
+            if superseded != older:
+                transaction.update(superseded, "rollout.supersede")
         if decision.start_rollout and deployment is not None:
             rollout = _make_rollout(promotion, deployment)
             status = status.with_(rollout=rollout.metadata.name)
             transaction.create(rollout, "rollout.start")
-            started = deployment.with_status(
-                rollout=rollout.metadata.name, rollouts=rollout.spec.ordinal
-            )
-            transaction.update(started, "deployment.rollout")
+            transaction.update(with_rollout(deployment, rollout), "deployment.rollout")
         if decision.start_runs and guards is not None:
             status = await self._start_runs(transaction, promotion, guards, decision, status)
         await self._write_approvals(transaction, decision)
@@ -236,5 +237,6 @@ def _make_rollout(promotion: Promotion, deployment: ModelDeployment) -> Rollout:
             ordinal=ordinal,
             stable=deployment.status.stable,
             candidate=promotion.spec.revision,
+            lane=promotion.spec.lane,
         ),
     )

@@ -11,8 +11,9 @@ from typing import Any
 
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
+from modelplane.controllers.running import load_running
 from modelplane.decisions.judgements import read_judgement
-from modelplane.decisions.placement import choose
+from modelplane.decisions.placement import candidate_count, choose
 from modelplane.decisions.rollout import (
     AppliedSplit,
     RolloutDecision,
@@ -20,6 +21,8 @@ from modelplane.decisions.rollout import (
     Verdict,
     decide_rollout,
     effective_strategy,
+    policy_of,
+    promoted,
 )
 from modelplane.ports.clock import Clock
 from modelplane.ports.store import Store, Transaction
@@ -28,13 +31,15 @@ from modelplane.resources.meta import Resource, ResourceKey, Subject
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
+from modelplane.resources.strategy import Strategy
+from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.traffic_split import TrafficSplit
 
 SUBJECT = Subject(name="system:rollout")
 
 
 class RolloutController:
-    """Reconciles a deployment's latest rollout."""
+    """Reconciles a deployment's running rollouts."""
 
     name = "rollout"
     kinds: Sequence[type[Resource[Any, Any]]] = (
@@ -42,6 +47,7 @@ class RolloutController:
         Rollout,
         Replica,
         TrafficSplit,
+        TrafficPolicy,
     )
 
     def __init__(self, store: Store, fence: Fence, clock: Clock) -> None:
@@ -51,20 +57,26 @@ class RolloutController:
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
         """The deployment that the resource is, or belongs to."""
-        yield deployment_key(resource)
+        if not isinstance(resource, TrafficPolicy) or resource.spec.deployment is not None:
+            yield deployment_key(resource)
 
     async def reconcile(self, key: ResourceKey) -> float | None:
-        """Decide about the deployment's rollout, and write what was decided."""
+        """Decide about each of the deployment's running rollouts, and write what was decided."""
         deployment = await self._store.find(ModelDeployment, key.name, key.environment)
-        if deployment is None or deployment.status.rollout is None:
+        if deployment is None:
             return None
-        rollout = await self._store.find(Rollout, deployment.status.rollout, key.environment)
-        if rollout is None or rollout.finished:
-            return None
-        observed = await self._observe(deployment, rollout)
-        decision = decide_rollout(rollout.spec, rollout.status, observed, now=self._clock.now())
-        await self._apply(deployment, rollout, decision)
-        return decision.requeue_after_s
+        running = await load_running(self._store, deployment)
+        after_s: list[float] = []
+        for rollout in running:
+            observed = await self._observe(deployment, rollout)
+            decision = decide_rollout(rollout.spec, rollout.status, observed, now=self._clock.now())
+            others = [other for other in running if other.key != rollout.key]
+            await self._apply(deployment, rollout, others, decision)
+            if decision.verdict is Verdict.PROMOTE:
+                return 0.0  # what the others are compared with has changed
+            if decision.requeue_after_s is not None:
+                after_s.append(decision.requeue_after_s)
+        return min(after_s, default=None)
 
     async def _observe(self, deployment: ModelDeployment, rollout: Rollout) -> RolloutObservation:
         environment_name = deployment.metadata.environment
@@ -77,17 +89,34 @@ class RolloutController:
         candidate = rollout.spec.candidate
         return RolloutObservation(
             uid=rollout.metadata.uid,
-            strategy=effective_strategy(deployment.spec, environment.spec),
+            strategy=await self._strategy(deployment, environment, rollout),
             replicas_wanted=deployment.spec.replicas,
             replicas=choose(
-                candidate, deployment.spec.replicas, replicas, avoid=rollout.status.bad_replica
+                candidate,
+                candidate_count(deployment, rollout),
+                replicas,
+                avoid=rollout.status.bad_replica,
             ),
             split=_applied(split),
             judgement=read_judgement(evidence.get(rollout.metadata.uid)),
         )
 
+    async def _strategy(
+        self, deployment: ModelDeployment, environment: Environment, rollout: Rollout
+    ) -> Strategy:
+        """Return the strategy that holds for a rollout now: its traffic policy's or the usual."""
+        policy = None
+        if rollout.spec.lane:
+            name = policy_of(rollout.spec.lane)
+            policy = await self._store.find(TrafficPolicy, name, rollout.metadata.environment)
+        return effective_strategy(deployment.spec, environment.spec, policy)
+
     async def _apply(
-        self, deployment: ModelDeployment, rollout: Rollout, decision: RolloutDecision
+        self,
+        deployment: ModelDeployment,
+        rollout: Rollout,
+        others: Sequence[Rollout],
+        decision: RolloutDecision,
     ) -> None:
         if decision.status == rollout.status:
             return
@@ -95,8 +124,11 @@ class RolloutController:
         action = f"rollout.{decision.verdict.value}"
         transaction.update(rollout.with_(status=decision.status), action)
         if decision.verdict is Verdict.PROMOTE:
-            serving = deployment.with_status(stable=rollout.spec.candidate)
+            serving = promoted(deployment, rollout, decision.status, now=self._clock.now())
             transaction.update(serving, "deployment.promote")
+            for other in others:
+                superseded = other.with_spec(superseded_by=rollout.spec.promotion)
+                transaction.update(superseded, "rollout.supersede")
         await self._store.commit(transaction)
 
 
@@ -107,4 +139,4 @@ def _applied(split: TrafficSplit | None) -> AppliedSplit:
     refusal = status.message if status.refused_generation == generation else ""
     if status.accepted_generation != generation:
         return AppliedSplit(refusal=refusal)
-    return AppliedSplit(split.spec.rollout_uid, split.spec.step_id, status.accepted_at, refusal)
+    return AppliedSplit(split.spec.steps, status.accepted_at, refusal)

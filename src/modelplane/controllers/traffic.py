@@ -10,6 +10,7 @@ from typing import Any
 
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
+from modelplane.controllers.running import load_running
 from modelplane.decisions.traffic import decide_split
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.meta import Metadata, Resource, ResourceKey, Subject
@@ -49,12 +50,11 @@ class TrafficController:
             if split is not None:
                 transaction.delete(split, "traffic.withdraw")
         else:
-            name = deployment.status.rollout
-            rollout = await self._store.find(Rollout, name, key.environment) if name else None
+            rollouts = await load_running(self._store, deployment)
             replicas, _ = await self._store.list(
                 Replica, key.environment, labels={"deployment": key.name}
             )
-            spec = decide_split(deployment, rollout, replicas, split)
+            spec = decide_split(deployment, rollouts, replicas, split)
             if spec is not None and split is None:
                 metadata = Metadata(
                     name=key.name, environment=key.environment, labels={"deployment": key.name}

@@ -165,14 +165,13 @@ def tick_from_batch(
     stable, candidate
         Short digests of the two revisions.
     """
-    split = batch.splits.get(deployment)
     samples = {s.revision: s for s in batch.samples if s.deployment == deployment}
     return Tick(
         proxy=batch.proxy,
         boot_id=batch.boot_id,
         sequence=batch.sequence,
         at=batch.at,
-        step_id=split.step_id if split is not None and split.rollout_uid == rollout_uid else None,
+        step_id=batch.steps.get(deployment, {}).get(rollout_uid),
         stable=_counts_from_sample(samples.get(stable)),
         candidate=_counts_from_sample(samples.get(candidate)),
         seconds=batch.seconds,

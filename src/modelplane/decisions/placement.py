@@ -44,14 +44,40 @@ class PlacementDecision:
     requeue_after_s: float | None = None
 
 
-def live_revisions(deployment: ModelDeployment, rollout: Rollout | None) -> tuple[Revision, ...]:
-    """Return the revisions that should have replicas: stable, and the running candidate."""
-    revisions = [deployment.status.stable] if deployment.status.stable else []
-    if rollout is not None and not rollout.finished:
+def stable_count(deployment: ModelDeployment, running: Sequence[Rollout]) -> int:
+    """Return how many replicas stable should have; fewer only while a rollout rolls."""
+    counts = [r.status.stable_replicas for r in running if r.status.stable_replicas is not None]
+    return min((deployment.spec.replicas, *counts))
+
+
+def candidate_count(deployment: ModelDeployment, rollout: Rollout) -> int:
+    """Return how many replicas a rollout's candidate should have."""
+    wanted = rollout.status.candidate_replicas
+    return deployment.spec.replicas if wanted is None else min(wanted, deployment.spec.replicas)
+
+
+def live_revisions(
+    deployment: ModelDeployment, rollouts: Sequence[Rollout], *, now: datetime
+) -> dict[str, tuple[Revision, int]]:
+    """Return the revisions that should have replicas, by digest, and how many each.
+
+    Stable, the candidates of running rollouts, and what is kept warm after a switch.
+    """
+    running = [rollout for rollout in rollouts if not rollout.finished]
+    status = deployment.status
+    wanted: dict[str, tuple[Revision, int]] = {}
+    if status.stable is not None:
+        wanted[status.stable.digest] = (status.stable, stable_count(deployment, running))
+    if status.warm is not None and status.warm.until > now:
+        wanted.setdefault(
+            status.warm.revision.digest, (status.warm.revision, deployment.spec.replicas)
+        )
+    for rollout in running:
         candidate = rollout.spec.candidate
-        if all(candidate.digest != revision.digest for revision in revisions):
-            revisions.append(candidate)
-    return tuple(revisions)
+        count = candidate_count(deployment, rollout)
+        before = wanted.get(candidate.digest)
+        wanted[candidate.digest] = (candidate, max(count, before[1] if before else 0))
+    return wanted
 
 
 def choose(
@@ -74,7 +100,7 @@ def choose(
 
 def decide_placement(
     deployment: ModelDeployment,
-    rollout: Rollout | None,
+    rollouts: Sequence[Rollout],
     replicas: Sequence[Replica],
     split: TrafficSplit | None,
     *,
@@ -87,8 +113,8 @@ def decide_placement(
 
     Parameters
     ----------
-    deployment, rollout
-        The deployment and its running rollout, if any.
+    deployment, rollouts
+        The deployment and its running rollouts.
     replicas
         All replicas of the deployment.
     split
@@ -99,16 +125,17 @@ def decide_placement(
     wanted: set[str] = set()
     create: list[tuple[Revision, int]] = []
     requeue_after_s: float | None = None
-    bad = rollout.status.bad_replica if rollout and not rollout.finished else None
-    for revision in live_revisions(deployment, rollout):
-        chosen = choose(revision, deployment.spec.replicas, replicas, avoid=bad)
+    if deployment.status.warm is not None and deployment.status.warm.until > now:
+        requeue_after_s = (deployment.status.warm.until - now).total_seconds()
+    bad = {r.spec.candidate.digest: r.status.bad_replica for r in rollouts if not r.finished}
+    for revision, count in live_revisions(deployment, rollouts, now=now).values():
+        chosen = choose(revision, count, replicas, avoid=bad.get(revision.digest))
         keep = tuple(r for r in chosen if not _overdue(r, deployment, now))
         if any(r.status.phase == "Failed" for r in keep):
-            requeue_after_s = RETRY_FAILED_AFTER_S
+            requeue_after_s = min(requeue_after_s or RETRY_FAILED_AFTER_S, RETRY_FAILED_AFTER_S)
         wanted |= {replica.metadata.name for replica in keep}
-        create += [(revision, index) for index in _free_indexes(revision, deployment, replicas)][
-            : deployment.spec.replicas - len(keep)
-        ]
+        free = _free_indexes(revision, count, replicas)
+        create += [(revision, index) for index in free][: count - len(keep)]
     surplus = [replica for replica in replicas if replica.metadata.name not in wanted]
     stop, delete = _retire(surplus, split)
     return PlacementDecision(tuple(create), stop, delete, requeue_after_s)
@@ -148,8 +175,6 @@ def _overdue(replica: Replica, deployment: ModelDeployment, now: datetime) -> bo
     return replica.status.phase == "Failed" and age_s >= RETRY_FAILED_AFTER_S
 
 
-def _free_indexes(
-    revision: Revision, deployment: ModelDeployment, replicas: Sequence[Replica]
-) -> tuple[int, ...]:
+def _free_indexes(revision: Revision, count: int, replicas: Sequence[Replica]) -> tuple[int, ...]:
     own = {r.spec.index for r in replicas if r.spec.revision.digest == revision.digest}
-    return tuple(i for i in range(len(own) + deployment.spec.replicas) if i not in own)
+    return tuple(i for i in range(len(own) + count) if i not in own)

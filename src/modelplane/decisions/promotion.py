@@ -11,12 +11,13 @@ judged anew each time until the rollout begins, so that a policy changed meanwhi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from modelplane.decisions.promotion_guards import Guards, Passage, judge_passage
 from modelplane.resources.approval import Approval
-from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.model_deployment import Lane, ModelDeployment
 from modelplane.resources.promotion import (
     FINISHED_PROMOTION,
     Promotion,
@@ -30,6 +31,7 @@ _ENDS: dict[str, PromotionPhase] = {
     "RolledBack": "RolledBack",
     "Failed": "Failed",
     "Superseded": "Superseded",
+    "Concluded": "Done",
 }
 
 
@@ -55,7 +57,7 @@ class PromotionDecision:
 
     status: PromotionStatus
     start_rollout: bool = False
-    supersede: Rollout | None = None
+    supersede: tuple[Rollout, ...] = ()
     start_runs: tuple[str, ...] = ()
     create_approvals: tuple[Approval, ...] = ()
     void_approvals: tuple[Approval, ...] = ()
@@ -70,7 +72,7 @@ def needs_guards(
         promotion.status.phase not in FINISHED_PROMOTION
         and own is None
         and deployment is not None
-        and promotion.spec.ordinal >= deployment.status.promotions
+        and is_latest(promotion, deployment)
         and not _is_nothing_new(promotion, deployment)
     )
 
@@ -79,7 +81,7 @@ def decide_promotion(
     promotion: Promotion,
     deployment: ModelDeployment | None,
     own: Rollout | None,
-    running: Rollout | None,
+    running: Sequence[Rollout],
     *,
     guards: Guards | None = None,
     now: datetime,
@@ -95,7 +97,7 @@ def decide_promotion(
     own
         The rollout that this promotion started, if any.
     running
-        The deployment's unfinished rollout, if any.
+        The deployment's unfinished rollouts.
     guards
         What guards the environment; may be left out when `needs_guards` says so.
     now
@@ -108,8 +110,9 @@ def decide_promotion(
         return PromotionDecision(_end(status, "Failed", "Deleted", "deployment deleted", now))
     if own is not None:
         return PromotionDecision(_follow(status, own, now))
-    if promotion.spec.ordinal < deployment.status.promotions:
-        message = f"promotion {deployment.status.promotion} came after it"
+    if not is_latest(promotion, deployment):
+        latest = latest_promotion(deployment, promotion.spec.lane)
+        message = f"promotion {latest} came after it" if latest else "its traffic policy is gone"
         return PromotionDecision(_end(status, "Superseded", "Superseded", message, now))
     if _is_nothing_new(promotion, deployment):
         passage = _pass_freely(promotion)
@@ -122,8 +125,10 @@ def decide_promotion(
     approved = _approve(status, passage, now)
     if status.phase not in {"Approved", "RollingOut"}:
         return PromotionDecision(approved, void_approvals=passage.void)
-    if running is not None:
-        return PromotionDecision(approved, supersede=running, void_approvals=passage.void)
+    lane = promotion.spec.lane
+    older = tuple(rollout for rollout in running if not lane or rollout.spec.lane == lane)
+    if older:
+        return PromotionDecision(approved, supersede=older, void_approvals=passage.void)
     stable = deployment.status.stable
     if stable is not None and stable.digest == promotion.spec.revision.digest:
         message = "this revision already serves"
@@ -133,6 +138,28 @@ def decide_promotion(
         start_rollout=True,
         void_approvals=passage.void,
     )
+
+
+def latest_promotion(deployment: ModelDeployment, lane: str) -> str | None:
+    """Return the name of the latest promotion of a lane; an empty lane is the deployment's own."""
+    if not lane:
+        return deployment.status.promotion
+    found = deployment.status.lanes.get(lane)
+    return found.promotion if found is not None else None
+
+
+def with_rollout(deployment: ModelDeployment, rollout: Rollout) -> ModelDeployment:
+    """Return `deployment` with `rollout` as the latest of its lane."""
+    ordinal, name, lane = rollout.spec.ordinal, rollout.metadata.name, rollout.spec.lane
+    if not lane:
+        return deployment.with_status(rollout=name, rollouts=ordinal)
+    lanes = {**deployment.status.lanes, lane: Lane(promotion=rollout.spec.promotion, rollout=name)}
+    return deployment.with_status(lanes=lanes, rollouts=ordinal)
+
+
+def is_latest(promotion: Promotion, deployment: ModelDeployment) -> bool:
+    """Whether no promotion came after this one in its lane."""
+    return latest_promotion(deployment, promotion.spec.lane) == promotion.metadata.name
 
 
 def _is_nothing_new(promotion: Promotion, deployment: ModelDeployment) -> bool:

@@ -9,23 +9,30 @@ present step and evidence gathered under it has arrived; so one batch never adva
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
 from modelplane.resources.environment import EnvironmentSpec
-from modelplane.resources.model_deployment import ModelDeploymentSpec
+from modelplane.resources.model_deployment import (
+    ModelDeployment,
+    ModelDeploymentSpec,
+    WarmRevision,
+)
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import (
     FINISHED_ROLLOUT,
     Judgement,
+    Rollout,
     RolloutPhase,
     RolloutSpec,
     RolloutStatus,
     RolloutStep,
 )
 from modelplane.resources.strategy import AllAtOnceStrategy, CanaryStrategy, Strategy
+from modelplane.resources.traffic_policy import TrafficPolicy
 
 AUTO_STEPS_PCT = (1.0, 5.0, 25.0, 50.0)
 """Weights of `steps: auto`; at 50 % stable still gives the comparison."""
@@ -90,16 +97,15 @@ class AppliedSplit:
 
     Attributes
     ----------
-    rollout_uid, step_id
-        Those of the acknowledged split.
+    steps
+        Rollouts by uid and the step of each in the acknowledged split.
     applied_at
         When it was acknowledged.
     refusal
         The gateway's message when it refused the newest split, empty otherwise.
     """
 
-    rollout_uid: str = ""
-    step_id: int = -1
+    steps: Mapping[str, int] = field(default_factory=dict)
     applied_at: datetime | None = None
     refusal: str = ""
 
@@ -136,8 +142,37 @@ class RolloutDecision:
     requeue_after_s: float | None
 
 
-def effective_strategy(deployment: ModelDeploymentSpec, environment: EnvironmentSpec) -> Strategy:
-    """Return the strategy that holds: the deployment's, the environment's, or the stage's."""
+def policy_of(lane: str) -> str:
+    """Return the name of the traffic policy that a lane `POLICY/VERSION` belongs to."""
+    return lane.partition("/")[0]
+
+
+def promoted(
+    deployment: ModelDeployment, rollout: Rollout, status: RolloutStatus, *, now: datetime
+) -> ModelDeployment:
+    """Return the deployment after `rollout` was promoted with `status`.
+
+    Its candidate is stable and declared; after a blue/green switch what was stable stays warm.
+    """
+    blue_green = status.strategy.blue_green if status.strategy is not None else None
+    before, warm = rollout.spec.stable, None
+    if blue_green is not None and before is not None and blue_green.keep_warm_s > 0:
+        until = now + timedelta(seconds=blue_green.keep_warm_s)
+        warm = WarmRevision(revision=before, until=until)
+    serving = deployment.with_status(stable=rollout.spec.candidate, warm=warm)
+    version = rollout.spec.candidate.version
+    return serving.with_spec(version=version) if rollout.spec.lane else serving
+
+
+def effective_strategy(
+    deployment: ModelDeploymentSpec,
+    environment: EnvironmentSpec,
+    policy: TrafficPolicy | None = None,
+) -> Strategy:
+    """Return the strategy that holds: the policy's, the deployment's, the environment's, or the
+    stage's."""
+    if policy is not None:
+        return policy.spec.traffic_rule
     if deployment.strategy is not None:
         return deployment.strategy
     if environment.strategy is not None:
@@ -245,9 +280,7 @@ def _decide_ramp(moment: _Moment, canary: CanaryStrategy) -> RolloutDecision:
     started = status.ramp_started_at or now
     deadline = (status.started_at or started) + timedelta(seconds=canary.deadline_s)
     past_deadline = now >= deadline
-    applied = observed.split.rollout_uid == observed.uid and (
-        observed.split.step_id == status.step_id
-    )
+    applied = observed.split.steps.get(observed.uid) == status.step_id
     passes = judgement is not None and judgement.passes and judgement.step_id == status.step_id
     if past_deadline and not passes:
         return _decide_at_deadline(moment, canary)
@@ -371,7 +404,7 @@ class _Moment:
         changed = reason.value != status.reason or phase != status.phase
         steps = tuple(
             step.with_(applied_at=split.applied_at)
-            if step.id == split.step_id and split.rollout_uid == self.observed.uid
+            if step.id == split.steps.get(self.observed.uid)
             else step
             for step in status.steps
         )

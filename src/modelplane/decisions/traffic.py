@@ -6,26 +6,61 @@ weight goes to a revision without an endpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from modelplane.decisions.placement import choose
+from modelplane.decisions.placement import candidate_count, choose, stable_count
+from modelplane.decisions.routing import TOTAL_WEIGHT
+from modelplane.decisions.segments import allocate
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
 from modelplane.resources.revision import Revision
 from modelplane.resources.rollout import Rollout
+from modelplane.resources.strategy import Slice, Strategy
 from modelplane.resources.traffic_split import (
+    DEFAULT_RULE,
+    InputType,
     SplitEndpoint,
+    SplitMirror,
+    SplitRule,
+    SplitSegment,
     SplitVariant,
     TrafficSplit,
     TrafficSplitSpec,
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """A running rollout's candidate as the gateway may see it."""
+
+    rollout: Rollout
+    strategy: Strategy | None
+    endpoints: tuple[SplitEndpoint, ...]
+    weight: int
+
+    @property
+    def revision(self) -> str:
+        return self.rollout.spec.candidate.digest
+
+    @property
+    def predicate(self) -> str:
+        return self.strategy.predicate if self.strategy is not None else ""
+
+    @property
+    def mirror_pct(self) -> float:
+        return self.rollout.status.mirror_pct if self.endpoints else 0.0
+
+
 def decide_split(
     deployment: ModelDeployment,
-    rollout: Rollout | None,
+    rollouts: Sequence[Rollout],
     replicas: Sequence[Replica],
     current: TrafficSplit | None,
+    *,
+    input_types: Mapping[str, InputType] | None = None,
 ) -> TrafficSplitSpec | None:
     """Return the split to store, or None while nothing can serve (the present one then stays).
 
@@ -33,59 +68,154 @@ def decide_split(
     ----------
     deployment
         Its status names stable.
-    rollout
-        The running rollout, if any; its status says the candidate's weight.
+    rollouts
+        Its running rollouts; their status says the candidates' weights.
     replicas
         All replicas of the deployment.
     current
         The stored split: stable keeps its endpoints there when none of its replicas is ready,
-        because a replica that restarts comes back at the same address.
+        because a replica that restarts comes back at the same address; and users keep their
+        versions.
+    input_types
+        Types of the model's inputs, for predicates.
     """
     stable = deployment.status.stable
     if stable is None:
         return None
-    count = deployment.spec.replicas
-    stable_endpoints = _endpoints(stable, count, replicas) or _known(stable, current)
-    if not stable_endpoints:
+    running = sorted(
+        (r for r in rollouts if not r.finished and r.spec.stable is not None),
+        key=lambda rollout: rollout.spec.ordinal,
+    )
+    endpoints = _endpoints(stable, stable_count(deployment, running), replicas)
+    endpoints = endpoints or _known(stable, current)
+    if not endpoints:
         return None
-    variants = []
-    weight_pct, step_id, rollout_uid, salt = 0.0, 0, "", ""
-    if rollout is not None and not rollout.finished and rollout.spec.stable is not None:
-        rollout_uid, step_id = rollout.metadata.uid, rollout.status.step_id
-        salt = rollout.metadata.uid[:8]
-        candidate = rollout.spec.candidate
-        avoid = rollout.status.bad_replica
-        endpoints = _endpoints(candidate, count, replicas, avoid=avoid)
-        weight_pct = rollout.status.weight_pct
-        if weight_pct > 0:
-            # A ramp that has begun keeps its weight while its replicas restart: the shield
-            # answers, and the failures are evidence.
-            endpoints = endpoints or _known(candidate, current)
-        weight_pct = weight_pct if endpoints else 0.0
-        if endpoints:
-            variants.append(_variant(candidate, "candidate", weight_pct, endpoints))
-    variants.insert(0, _variant(stable, "stable", 100.0 - weight_pct, stable_endpoints))
+    live = [_live(deployment, rollout, replicas, current) for rollout in running]
+    rules = _rules(stable.digest, live, current)
+    weights = {segment.revision: segment.width for segment in rules[-1].segments}
+    rest_pct = weights.get(stable.digest, 0) * 100 / TOTAL_WEIGHT
     spec = deployment.spec
+    claim = f"x-user-{spec.user_claim.replace('_', '-')}" if spec.user_claim else None
     return TrafficSplitSpec(
         deployment=deployment.metadata.name,
-        variants=tuple(variants),
-        rollout_uid=rollout_uid,
-        step_id=step_id,
-        salt=salt,
-        user_header=spec.user_header,
+        variants=(
+            _variant(stable, "stable", rest_pct, endpoints),
+            *(
+                _variant(
+                    one.rollout.spec.candidate,
+                    "shadow" if one.strategy and one.strategy.shadow else "candidate",
+                    one.weight * 100 / TOTAL_WEIGHT,
+                    one.endpoints,
+                )
+                for one in live
+                if one.endpoints
+            ),
+        ),
+        rules=rules,
+        steps={rollout.metadata.uid: rollout.status.step_id for rollout in running},
+        input_types=dict(input_types or {}),
+        slices=_slices(live),
+        user_header=claim or spec.user_header,
+        user_cookie=spec.user_cookie or "",
+        allow_override=spec.allow_override,
+        limits=spec.limits,
         timeout_s=spec.timeout_s,
         try_timeout_s=min(spec.try_timeout_s, spec.timeout_s),
         shield=spec.idempotent,
     )
 
 
+def rule_name(predicate: str) -> str:
+    """Return the name under which a predicate's requests are counted."""
+    if not predicate:
+        return DEFAULT_RULE
+    return f"rule-{hashlib.sha256(predicate.encode()).hexdigest()[:8]}"
+
+
+def _live(
+    deployment: ModelDeployment,
+    rollout: Rollout,
+    replicas: Sequence[Replica],
+    current: TrafficSplit | None,
+) -> _Live:
+    candidate, status = rollout.spec.candidate, rollout.status
+    endpoints = _endpoints(
+        candidate, candidate_count(deployment, rollout), replicas, avoid=status.bad_replica
+    )
+    if status.weight_pct > 0 or status.mirror_pct > 0:
+        # A ramp that has begun keeps its weight while its replicas restart: the shield
+        # answers, and the failures are evidence.
+        endpoints = endpoints or _known(candidate, current)
+    weight = round(status.weight_pct * TOTAL_WEIGHT / 100) if endpoints else 0
+    return _Live(rollout, status.strategy, endpoints, weight)
+
+
+def _rules(
+    stable: str, live: Sequence[_Live], current: TrafficSplit | None
+) -> tuple[SplitRule, ...]:
+    """Return a rule for each predicate, the oldest rollout's first, and one for everybody.
+
+    Who is under a predicate meets its candidates and those without a predicate.
+    """
+    before = {rule.name: rule for rule in current.spec.rules} if current is not None else {}
+    predicates = dict.fromkeys(
+        one.predicate for one in live if one.predicate and (one.weight or one.mirror_pct)
+    )
+    return tuple(
+        _rule(predicate, stable, live, before.get(rule_name(predicate)))
+        for predicate in (*predicates, "")
+    )
+
+
+def _rule(
+    predicate: str, stable: str, live: Sequence[_Live], before: SplitRule | None
+) -> SplitRule:
+    under = [one for one in live if one.predicate in {predicate, ""}]
+    shares: dict[str, int] = {}
+    for one in under:
+        left = TOTAL_WEIGHT - sum(shares.values())
+        if one.weight and left:
+            shares[one.revision] = min(one.weight, left)
+    kept = before is not None and any(s.revision in shares for s in before.segments)
+    previous = [(s.revision, s.width) for s in before.segments] if kept and before else []
+    first = next((one for one in under if one.revision in shares), None)
+    new_salt = first.rollout.metadata.uid[:8] if first is not None else ""
+    return SplitRule(
+        name=rule_name(predicate),
+        predicate=predicate,
+        salt=before.salt if kept and before is not None else new_salt,
+        segments=tuple(
+            SplitSegment(revision=revision, width=width)
+            for revision, width in allocate(previous, shares, stable)
+        ),
+        mirrors=tuple(
+            SplitMirror(revision=one.revision, percentage=one.mirror_pct)
+            for one in under
+            if one.mirror_pct
+        ),
+    )
+
+
+def _slices(live: Sequence[_Live]) -> tuple[Slice, ...]:
+    """Return the slices of all running analyses, each once, with all their values."""
+    values: dict[str, dict[str, None]] = {}
+    for one in live:
+        analysis = one.strategy.analysis if one.strategy is not None else None
+        for part in analysis.slices if analysis is not None else ():
+            values.setdefault(part.by, {}).update(dict.fromkeys(part.values))
+    return tuple(Slice(by=by, values=tuple(of)[:20]) for by, of in values.items())[:3]
+
+
 def _variant(
-    revision: Revision, role: str, weight_pct: float, endpoints: tuple[SplitEndpoint, ...]
+    revision: Revision,
+    role: Literal["stable", "candidate", "shadow"],
+    weight_pct: float,
+    endpoints: tuple[SplitEndpoint, ...],
 ) -> SplitVariant:
     return SplitVariant(
         revision=revision.digest,
         version=revision.version,
-        role="stable" if role == "stable" else "candidate",
+        role=role,
         weight_pct=weight_pct,
         endpoints=endpoints,
     )

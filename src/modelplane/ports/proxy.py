@@ -43,8 +43,18 @@ class LatencyBin:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceCounts:
+    """Requests of one part of the users, and those that the variant failed."""
+
+    requests: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class VariantCounts:
     """What one revision of one deployment did since the proxy started (cumulative).
+
+    Of a shadow: the copies that it was sent, which no client waits for.
 
     Attributes
     ----------
@@ -58,6 +68,8 @@ class VariantCounts:
         Durations of the assigned requests as the gateway saw them, bins in order.
     replica_attempts, replica_failures
         Per replica name: attempts sent to it and the failed ones among them.
+    slices
+        By ``user.region=west``; who is in none of the plan's slices is in no entry.
     """
 
     requests: int = 0
@@ -66,6 +78,7 @@ class VariantCounts:
     latency: tuple[LatencyBin, ...] = ()
     replica_attempts: Mapping[str, int] = field(default_factory=dict)
     replica_failures: Mapping[str, int] = field(default_factory=dict)
+    slices: Mapping[str, SliceCounts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,7 @@ class TrafficReading:
     boot_id
         Changes whenever the proxy starts anew; counts then begin at zero.
     variants
-        Keyed by `decisions.routing.Variant.cluster`.
+        Keyed by `decisions.routing.count_key` of cluster and rule.
     active_requests
         Requests in flight, per cluster.
     unrouted

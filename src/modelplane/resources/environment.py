@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelplane.resources.meta import NoStatus, Part, Resource
 from modelplane.resources.strategy import Strategy
+
+
+class GatewayTls(Part):
+    """The certificate that clients see."""
+
+    certificate: str = Field(
+        description="Name of the secret that holds the certificate chain, PEM."
+    )
+    key: str = Field(description="Name of the secret that holds its private key, PEM.")
+
+
+class GatewayJwt(Part):
+    """Tokens that the gateway verifies: requests without a valid one get 401."""
+
+    issuer: str = Field(min_length=1, description="What `iss` must say.")
+    audiences: tuple[str, ...] = Field(
+        default=(), description="One of them `aud` must say; absent: any."
+    )
+    jwks_file: str | None = Field(
+        default=None, pattern=r"^/", description="File with the issuer's keys (JWKS)."
+    )
+    jwks_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="Where the issuer publishes its keys."
+    )
+    claims: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,39}$")], ...] = Field(
+        default=("sub",),
+        max_length=20,
+        description="Claims that become `user.CLAIM` (header `x-user-CLAIM`); what clients send "
+        "under these names themselves is dropped.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_come_from_one_place(self) -> GatewayJwt:
+        if (self.jwks_file is None) == (self.jwks_url is None):
+            raise ValueError("give the issuer's keys once: jwksFile or jwksUrl")
+        return self
+
+
+class GatewayMesh(Part):
+    """Where gateways of other environments come in, over mutual TLS only."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(ge=1, le=65535, description="TCP port.")
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="SPIFFE ids, or names of environments, whose gateways may come in.",
+    )
 
 
 class Gateway(Part):
@@ -18,6 +65,11 @@ class Gateway(Part):
         description="Address to listen on. Other than loopback, requests need the gateway's token.",
     )
     port: int = Field(ge=1, le=65535, description="TCP port.")
+    tls: GatewayTls | None = Field(default=None, description="Absent: plain HTTP.")
+    jwt: GatewayJwt | None = Field(default=None, description="Absent: tokens are not read.")
+    mesh: GatewayMesh | None = Field(
+        default=None, description="A second listener, for gateways of other environments."
+    )
 
 
 class EnvironmentSpec(Part):
@@ -28,6 +80,11 @@ class EnvironmentSpec(Part):
     )
     order: int = Field(default=0, description="Place on the way to production, rising.")
     gateway: Gateway
+    mtls: Literal["DISABLED", "STRICT"] = Field(
+        default="DISABLED",
+        description="`STRICT`: the gateway reaches model servers over mutual TLS only, through "
+        "the agent's own proxy.",
+    )
     allow_pickle: Literal["never", "scanned", "always"] = Field(
         default="scanned",
         description="Whether artifacts that hold pickles may be loaded; `scanned`: those whose "

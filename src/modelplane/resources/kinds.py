@@ -21,6 +21,7 @@ from modelplane.resources.replica import Replica
 from modelplane.resources.role import Role, RoleBinding
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.token import Token
+from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.traffic_split import TrafficSplit
 from modelplane.resources.validation_pipeline import ValidationPipeline
 
@@ -43,6 +44,7 @@ _ALL: tuple[type[Resource[Any, Any]], ...] = (
     Approval,
     Delegation,
     Rollout,
+    TrafficPolicy,
     TrafficSplit,
     Replica,
     Job,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from modelplane.resources.limits import Limits
 from modelplane.resources.meta import Condition, ModelName, Part, Resource
 from modelplane.resources.quantities import Duration
 from modelplane.resources.revision import Resources, Revision
@@ -45,6 +47,24 @@ class ModelDeploymentSpec(Part):
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
         description="Request header that tells users apart; one user stays on one version.",
     )
+    user_cookie: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]{1,63}$",
+        description="Cookie that tells users apart, instead of the header; who has none is given "
+        "one.",
+    )
+    user_claim: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9_]{0,39}$",
+        description="Claim of the verified token that tells users apart, such as `sub`; the "
+        "environment's gateway must verify it.",
+    )
+    allow_override: bool = Field(
+        default=False,
+        description="Whether the request header `x-modelplane-version` may choose a live version. "
+        "For testers: such requests are not judged.",
+    )
+    limits: Limits = Field(default_factory=Limits, description="What protects it from too much.")
     timeout_s: Duration = Field(
         default=60.0, alias="timeout", description="How long one request may take."
     )
@@ -63,6 +83,26 @@ class ModelDeploymentSpec(Part):
         description="Path scraped on the model server and shown with the version.",
     )
 
+    @model_validator(mode="after")
+    def _users_are_told_apart_one_way(self) -> ModelDeploymentSpec:
+        if self.user_cookie is not None and self.user_claim is not None:
+            raise ValueError("userCookie and userClaim are two ways; write one of them")
+        return self
+
+
+class WarmRevision(Part):
+    """A revision that served before and is kept running for a while."""
+
+    revision: Revision
+    until: datetime
+
+
+class Lane(Part):
+    """What one traffic policy has under way beside the deployment's own rollout."""
+
+    promotion: str = Field(description="The lane's latest promotion.")
+    rollout: str | None = Field(default=None, description="The lane's latest rollout.")
+
 
 class ModelDeploymentStatus(Part):
     """What runs."""
@@ -72,6 +112,12 @@ class ModelDeploymentStatus(Part):
     rollout: str | None = Field(default=None, description="The latest rollout.")
     rollouts: int = Field(default=0, description="How many there have been.")
     promotions: int = Field(default=0, description="How many there have been.")
+    lanes: dict[str, Lane] = Field(
+        default_factory=dict, description="By `POLICY/VERSION`: what traffic policies brought."
+    )
+    warm: WarmRevision | None = Field(
+        default=None, description="Kept running after a blue/green switch."
+    )
     ready_replicas: int = 0
     url: str = Field(default="", description="Where inference requests go.")
     conditions: tuple[Condition, ...] = ()

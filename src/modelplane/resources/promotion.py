@@ -44,6 +44,11 @@ class PromotionSpec(Part):
         "approved and served needs no new approval, and no freeze holds it.",
     )
     automatic: bool = Field(default=False, description="Asked for by a policy, not by a person.")
+    lane: str = Field(
+        default="",
+        description="`POLICY/VERSION` of the traffic policy that asks: its rollout runs beside "
+        "others. Empty: the deployment's own, which takes the place of all that run.",
+    )
 
 
 class PolicyOutcome(Part):

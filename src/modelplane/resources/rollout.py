@@ -17,9 +17,12 @@ from modelplane.resources.revision import Revision
 from modelplane.resources.strategy import Strategy
 
 RolloutPhase = Literal[
-    "Pending", "Deploying", "Ramping", "Paused", "Promoted", "RolledBack", "Failed", "Superseded"
-]
-FINISHED_ROLLOUT: frozenset[str] = frozenset({"Promoted", "RolledBack", "Failed", "Superseded"})
+    "Pending", "Deploying", "Ramping", "Paused", "Promoted", "RolledBack", "Failed", "Superseded",
+    "Concluded",
+]  # fmt: skip
+FINISHED_ROLLOUT: frozenset[str] = frozenset(
+    {"Promoted", "RolledBack", "Failed", "Superseded", "Concluded"}
+)
 MetricVerdictName = Literal["harm", "pass", "undecided", "unavailable"]
 
 
@@ -43,6 +46,11 @@ class RolloutSpec(Part):
     paused: bool = False
     request: RolloutRequest | None = None
     superseded_by: str | None = Field(default=None, description="The promotion that took over.")
+    lane: str = Field(
+        default="",
+        description="`POLICY/VERSION` of the traffic policy it belongs to; empty: the "
+        "deployment's own.",
+    )
 
 
 class MetricReport(Part):
@@ -59,6 +67,17 @@ class MetricReport(Part):
     e_value: float | None = Field(default=None, description="Evidence of harm; 1/alpha decides.")
     requests_needed: int | None = Field(default=None, description="Candidate requests still.")
     sentence: str = ""
+
+
+class SliceReport(Part):
+    """One part of the users, as the evidence has it. Rates are 0 to 1."""
+
+    name: str = Field(description="Such as `user.region=west`.")
+    requests: int = Field(default=0, description="Of the candidate's.")
+    stable: float | None = None
+    candidate: float | None = None
+    e_value: float | None = Field(default=None, description="Evidence of harm to this part.")
+    harm: bool = False
 
 
 class Judgement(Part):
@@ -89,6 +108,12 @@ class Judgement(Part):
     saved_requests: int = Field(default=0, description="Failed ones that stable answered.")
     dispersion: float = Field(default=1.0, description="How correlated failures are (phi).")
     metrics: tuple[MetricReport, ...] = ()
+    slices: tuple[SliceReport, ...] = ()
+    compared: int = Field(default=0, description="Pairs of answers compared, of a shadow.")
+    different: int = Field(default=0, description="Pairs whose answers differ.")
+    different_lower: float | None = Field(
+        default=None, description="Anytime-valid lower bound of the share that differs."
+    )
     sentence: str = ""
 
 
@@ -120,7 +145,26 @@ class RolloutStatus(Part):
     )
     finished_at: datetime | None = None
     bad_replica: str | None = Field(default=None, description="Blamed instead of the version.")
+    mirror_pct: float = Field(default=0.0, description="Share of requests copied to it.")
+    candidate_replicas: int | None = Field(
+        default=None, description="While rolling: how many it has; absent: all."
+    )
+    stable_replicas: int | None = Field(
+        default=None, description="While rolling: how many stable has; absent: all."
+    )
+    ready_at: datetime | None = Field(
+        default=None, description="When all of its replicas were ready (blue/green)."
+    )
+    holdback_at: datetime | None = Field(
+        default=None, description="When the verdict was good and the holdback began."
+    )
+    verdict: Literal["", "pass", "harm", "undecided"] = Field(
+        default="", description="What an A/B/n test concluded of this version."
+    )
     metrics: tuple[MetricReport, ...] = ()
+    slices: tuple[SliceReport, ...] = ()
+    compared: int = 0
+    different: int = 0
     candidate_requests: int = 0
     failed_requests: int = Field(
         default=0, description="The candidate failed them, whether clients saw it or not."

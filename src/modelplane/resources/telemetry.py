@@ -28,6 +28,13 @@ class ReplicaSample(Part):
     failures: int = Field(ge=0)
 
 
+class SliceSample(Part):
+    """Requests of one part of the users in the interval, and the failed ones among them."""
+
+    requests: int = Field(ge=0)
+    failures: int = Field(ge=0)
+
+
 class VariantSample(Part):
     """What one revision of one deployment did in the interval.
 
@@ -42,6 +49,14 @@ class VariantSample(Part):
     client_failures: int = Field(default=0, ge=0)
     latency: tuple[tuple[float, float, int], ...] = ()
     replicas: dict[str, ReplicaSample] = Field(default_factory=dict)
+    rule: str = Field(
+        default="", description="The routing rule of these requests; empty: the default one."
+    )
+    slices: dict[str, SliceSample] = Field(
+        default_factory=dict, description="By `user.region=west`; who is in none is in no entry."
+    )
+    compared: int = Field(default=0, ge=0, description="Of a shadow: pairs of answers compared.")
+    different: int = Field(default=0, ge=0, description="Pairs whose answers differ.")
 
 
 class ScrapedMetrics(Part):
@@ -65,13 +80,6 @@ class ScrapedMetrics(Part):
     )
 
 
-class SplitInForce(Part):
-    """The rollout step whose split the gateway had acknowledged before the interval began."""
-
-    rollout_uid: str
-    step_id: int
-
-
 class TelemetryBatch(Part):
     """One interval of one gateway.
 
@@ -85,8 +93,10 @@ class TelemetryBatch(Part):
     at: datetime = Field(description="End of the interval.")
     seconds: float = Field(gt=0, description="Its length.")
     samples: tuple[VariantSample, ...] = ()
-    splits: dict[str, SplitInForce] = Field(
-        default_factory=dict, description="By deployment; absent where none is rolling out."
+    steps: dict[str, dict[str, int]] = Field(
+        default_factory=dict,
+        description="By deployment: its running rollouts by uid, and the step of each that the "
+        "gateway had acknowledged before the interval began.",
     )
     unrouted: int = Field(default=0, ge=0)
     scraped: tuple[ScrapedMetrics, ...] = Field(

@@ -1,4 +1,4 @@
-"""A TrafficSplit: who gets how much of one deployment's traffic, now. Pure data.
+"""A TrafficSplit: who gets which version of one deployment, now. Pure data.
 
 Written by the traffic controller, read by the agent that owns the gateway; the agent reports in
 the status what the gateway acknowledged. Named like its deployment.
@@ -11,7 +11,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from modelplane.resources.limits import Limits
 from modelplane.resources.meta import Name, Part, Resource
+from modelplane.resources.strategy import Slice
+
+DEFAULT_RULE = "default"
+"""Name of the rule that everybody is under whom no predicate chose."""
+
+InputType = Literal["number", "text", "truth"]
 
 
 class SplitEndpoint(Part):
@@ -19,6 +26,9 @@ class SplitEndpoint(Part):
 
     replica: str
     address: str = Field(description="`unix:/path` or `host:port`.")
+    identity: str = Field(
+        default="", description="SPIFFE id that answers there over mutual TLS; empty: no TLS."
+    )
 
 
 class SplitVariant(Part):
@@ -26,9 +36,37 @@ class SplitVariant(Part):
 
     revision: str = Field(description="Digest of the revision.")
     version: str
-    role: Literal["stable", "candidate"]
-    weight_pct: float = Field(ge=0, le=100)
+    role: Literal["stable", "candidate", "shadow"]
+    weight_pct: float = Field(
+        ge=0, le=100, description="Share of the requests under its own rule; a shadow has none."
+    )
     endpoints: tuple[SplitEndpoint, ...] = ()
+
+
+class SplitSegment(Part):
+    """A range of users, as many basis points wide, and the revision they are on."""
+
+    revision: str
+    width: int = Field(ge=1, le=10_000)
+
+
+class SplitMirror(Part):
+    """Requests are copied to a revision whose answers nobody sees."""
+
+    revision: str
+    percentage: float = Field(gt=0, le=100)
+
+
+class SplitRule(Part):
+    """Who is under it, and which of them get which revision. The first that holds is used."""
+
+    name: str = Field(description="Tags the counts; `default` for the last one.")
+    predicate: str = Field(default="", description="CEL; empty holds for everybody.")
+    salt: str = Field(default="", description="Which users are in which range.")
+    segments: tuple[SplitSegment, ...] = Field(
+        description="Ranges in the order of the hash, 10,000 basis points in sum."
+    )
+    mirrors: tuple[SplitMirror, ...] = ()
 
 
 class TrafficSplitSpec(Part):
@@ -36,10 +74,20 @@ class TrafficSplitSpec(Part):
 
     deployment: Name
     variants: tuple[SplitVariant, ...]
-    rollout_uid: str = Field(default="", description="The running rollout; tags the counts.")
-    step_id: int = Field(default=0, description="The rollout's step; tags the counts.")
-    salt: str = ""
+    rules: tuple[SplitRule, ...] = Field(
+        default=(), description="In order, `default` last; empty: one by the variants' weights."
+    )
+    steps: dict[str, int] = Field(
+        default_factory=dict, description="Running rollouts by uid, and the step of each."
+    )
+    input_types: dict[str, InputType] = Field(
+        default_factory=dict, description="Types of the inputs that predicates may name."
+    )
+    slices: tuple[Slice, ...] = ()
     user_header: str = "x-user-id"
+    user_cookie: str = Field(default="", description="Tells users apart instead of the header.")
+    allow_override: bool = False
+    limits: Limits = Field(default_factory=Limits)
     timeout_s: float = 60.0
     try_timeout_s: float = 20.0
     shield: bool = True
@@ -55,7 +103,7 @@ class TrafficSplitStatus(Part):
 
 
 class TrafficSplit(Resource[TrafficSplitSpec, TrafficSplitStatus]):
-    """Who gets how much of one deployment's traffic, and whether the gateway does so."""
+    """Who gets which version of one deployment, and whether the gateway does so."""
 
     scoped: ClassVar[bool] = True
     plural: ClassVar[str] = "traffic-splits"

@@ -192,17 +192,17 @@ class MetricsRing:
         return self._seen.get(environment)
 
     def _keep(self, batch: TelemetryBatch) -> None:
-        samples: dict[str, list[VariantSample]] = {name: [] for name in batch.splits}
+        samples: dict[str, list[VariantSample]] = {name: [] for name in batch.steps}
         for sample in batch.samples:
             samples.setdefault(sample.deployment, []).append(sample)
         for deployment, own in samples.items():
-            splits = {name: split for name, split in batch.splits.items() if name == deployment}
+            steps = {name: of for name, of in batch.steps.items() if name == deployment}
             key = (batch.environment, deployment)
             gateways = self._deployments.setdefault(key, OrderedDict())
             series = gateways.setdefault(batch.proxy, _Series())
             self._deployments.move_to_end(key)
             gateways.move_to_end(batch.proxy)
-            kept = batch.with_(samples=tuple(own), splits=splits, scraped=())
+            kept = batch.with_(samples=tuple(own), steps=steps, scraped=())
             series.append(kept)
             self._cells += _cells(kept)
             self._shorten(series, batch.at)

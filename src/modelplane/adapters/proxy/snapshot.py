@@ -15,18 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_components_pb2, scoped_route_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
-from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
+from modelplane.adapters.proxy.clusters import (
+    METADATA_NAMESPACE,
+    compile_cluster,
+    compile_endpoints,
+)
 from modelplane.adapters.proxy.xds import XdsResource, pack, resource
-from modelplane.decisions.routing import Endpoint, RoutePlan, Variant
-
-METADATA_NAMESPACE = "mp"
-"""Where clusters and endpoints carry the version, replica and cluster they belong to."""
+from modelplane.decisions.routing import RoutePlan, Variant
 
 PATH_HEADER = "x-modelplane-path"
 """Inner request header from which `listener` takes the scope; replicas do not see it."""
@@ -37,20 +36,11 @@ API_KEY_FILTER = "envoy.filters.http.api_key_auth"
 GATEWAY_SCOPE = "gateway/"
 """First part of the names of the scopes that the gateway answers by itself."""
 
-_ADS = {"resource_api_version": "V3", "ads": {}}
 _RETRIES = 2
 _PRIORITIES_RETRY = pack(
     previous_priorities_config_pb2.PreviousPrioritiesConfig(update_frequency=1)
 )
 _HOSTS_RETRY = pack(previous_hosts_pb2.PreviousHostsPredicate())
-_HTTP1 = pack(
-    http_protocol_options_pb2.HttpProtocolOptions(
-        # Shorter than the keep-alive of common model servers (5 s), so that Envoy and not the
-        # server ends an idle connection: the other way round a request can meet the close.
-        common_http_protocol_options={"idle_timeout": {"seconds": 4}},
-        explicit_http_config={"http_protocol_options": {}},
-    )
-)
 _NO_TOKEN = pack(route_components_pb2.FilterConfig(disabled=True))
 _OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 
@@ -86,114 +76,14 @@ def compile_route(plan: RoutePlan) -> RouteResources:
     return RouteResources(
         plan=plan,
         scope=resource(scope_name(plan.deployment), _scope(plan)),
-        clusters=tuple(resource(v.cluster, _cluster(v)) for v in plan.variants),
-        endpoints=tuple(resource(v.cluster, _endpoints(v, plan)) for v in plan.variants),
+        clusters=tuple(resource(v.cluster, compile_cluster(v)) for v in plan.variants),
+        endpoints=tuple(resource(v.cluster, compile_endpoints(v, plan)) for v in plan.variants),
     )
 
 
 def scope_name(deployment: str) -> str:
     """Return the name of the deployment's scoped route configuration."""
     return f"deployment/{deployment}"
-
-
-def _cluster(variant: Variant) -> Any:
-    """Return the cluster of `variant`; the same for stable and candidate.
-
-    A promotion therefore changes endpoints and routes only, and never makes Envoy replace a
-    cluster that is serving.
-    """
-    return cluster_pb2.Cluster(
-        name=variant.cluster,
-        type="EDS",
-        eds_cluster_config={"eds_config": _ADS},
-        connect_timeout={"nanos": 250_000_000},
-        lb_policy="LEAST_REQUEST",
-        typed_extension_protocol_options={
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _HTTP1
-        },
-        # Envoy's default of 3 concurrent retries would undo the shield under load.
-        circuit_breakers={
-            "thresholds": [
-                {
-                    "max_connections": {"value": 4096},
-                    "max_pending_requests": {"value": 4096},
-                    "max_requests": {"value": 4096},
-                    "max_retries": {"value": 1024},
-                }
-            ]
-        },
-        # A replica that cannot be reached or does not answer rests for a moment; what it
-        # answers, 5xx included, is for the analysis to judge and not for the balancer.
-        outlier_detection={
-            "split_external_local_origin_errors": True,
-            "consecutive_local_origin_failure": {"value": 3},
-            "enforcing_consecutive_local_origin_failure": {"value": 100},
-            "enforcing_local_origin_success_rate": {"value": 0},
-            "enforcing_consecutive_5xx": {"value": 0},
-            "enforcing_consecutive_gateway_failure": {"value": 0},
-            "enforcing_success_rate": {"value": 0},
-            "enforcing_failure_percentage": {"value": 0},
-            "enforcing_failure_percentage_local_origin": {"value": 0},
-            "max_ejection_percent": {"value": 100},
-            "interval": {"seconds": 1},
-            "base_ejection_time": {"seconds": 2},
-            "max_ejection_time": {"seconds": 4},
-        },
-        metadata=_metadata(version=variant.version),
-    )
-
-
-def _endpoints(variant: Variant, plan: RoutePlan) -> Any:
-    tiers = [(variant, variant.endpoints)]
-    if plan.shield and variant.role == "candidate" and plan.stable.endpoints:
-        tiers.append((plan.stable, plan.stable.endpoints))
-    return endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=variant.cluster,
-        endpoints=[
-            {
-                "priority": priority,
-                "lb_endpoints": [_endpoint(owner, endpoint) for endpoint in endpoints],
-            }
-            for priority, (owner, endpoints) in enumerate(tiers)
-            if endpoints
-        ]
-        if variant.endpoints
-        else [],
-        # The default of 140 sends first attempts to the next priority as soon as one of two
-        # replicas is down.
-        policy={"overprovisioning_factor": {"value": 1000}},
-    )
-
-
-def _endpoint(owner: Variant, endpoint: Endpoint) -> dict[str, Any]:
-    return {
-        "endpoint": {"address": address(endpoint.address)},
-        "metadata": _metadata(
-            version=owner.version, replica=endpoint.replica, cluster=owner.cluster
-        ),
-    }
-
-
-def address(text: str) -> dict[str, Any]:
-    """Return an Envoy address for ``unix:/path`` or ``host:port``.
-
-    Raises
-    ------
-    ValueError
-        When `text` is neither.
-    """
-    kind, _, path = text.partition(":")
-    if kind == "unix" and path.startswith("/"):
-        return {"pipe": {"path": path}}
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"not an address: {text!r}; use unix:/path or host:port")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
-
-
-def _metadata(**fields: str) -> dict[str, Any]:
-    values = {name: {"string_value": value} for name, value in fields.items()}
-    return {"filter_metadata": {METADATA_NAMESPACE: {"fields": values}}}
 
 
 def _scope(plan: RoutePlan) -> Any:
