@@ -20,7 +20,7 @@ def environment(name: str, port: int) -> Environment:
 
 
 def split(name: str = "fraud", step: int = 0) -> TrafficSplit:
-    spec = TrafficSplitSpec(deployment=name, variants=(), step_id=step)
+    spec = TrafficSplitSpec(deployment=name, variants=(), steps={"ro": step})
     return TrafficSplit(metadata=Metadata(name=name, environment="production"), spec=spec)
 
 

@@ -122,7 +122,7 @@ async def test_a_batch_carries_the_step_of_its_beginning(world: World) -> None:
     await world.until(lambda: world.control_plane.read(split).status.accepted_generation == 3)
     await world.settle(3)
     steps = [
-        batch.splits["fraud"].step_id if "fraud" in batch.splits else 0
+        batch.steps["fraud"]["ro-1"] if "fraud" in batch.steps else 0
         for batch in world.control_plane.batches
     ]
     assert steps == sorted(steps)
@@ -134,17 +134,17 @@ def test_the_batch_in_which_the_weight_changed_is_the_old_weights() -> None:
     reading = TrafficReading("b", {}, {})
 
     def measure(at_s: float, step: int) -> TelemetryBatch | None:
-        spec = TrafficSplitSpec(deployment="fraud", variants=(), rollout_uid="ro", step_id=step)
+        spec = TrafficSplitSpec(deployment="fraud", variants=(), steps={"ro": step})
         accepted = {"fraud": TrafficSplit(metadata=Metadata(name="fraud"), spec=spec)}
         return meter.measure(reading, accepted, now=NOW, now_s=at_s)
 
     assert measure(1.0, 1) is None
     changed = measure(2.0, 2)
     assert changed is not None
-    assert changed.splits["fraud"].step_id == 1
+    assert changed.steps["fraud"] == {"ro": 1}
     after = measure(3.5, 2)
     assert after is not None
-    assert (after.splits["fraud"].step_id, after.seconds) == (2, 1.5)
+    assert (after.steps["fraud"], after.seconds) == ({"ro": 2}, 1.5)
 
 
 @given(

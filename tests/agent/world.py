@@ -366,11 +366,12 @@ class World:
             )
             for index, (revision, weight) in enumerate(weights)
         )
-        values = {"deployment": "fraud", "variants": variants, "rollout_uid": rollout}
+        steps = {rollout: step} if rollout else {}
+        values = {"deployment": "fraud", "variants": variants, "steps": steps}
         return self.control_plane.put(
             TrafficSplit(
                 metadata=Metadata(name="fraud", environment="production"),
-                spec=TrafficSplitSpec(step_id=step, **{**values, **spec}),
+                spec=TrafficSplitSpec(**{**values, **spec}),
             )
         )
 

@@ -14,7 +14,6 @@ from modelplane.ports.metrics import Metrics
 from modelplane.resources.telemetry import (
     ReplicaSample,
     ScrapedMetrics,
-    SplitInForce,
     TelemetryBatch,
     VariantSample,
 )
@@ -90,14 +89,11 @@ class TestBatches:
         assert metrics.batches("production", "nothing") == []
 
     def test_a_split_alone_is_told_too(self, metrics: Metrics) -> None:
-        splits = {
-            "fraud": SplitInForce(rollout_uid="u", step_id=1),
-            "other": SplitInForce(rollout_uid="v", step_id=2),
-        }
-        metrics.record(batch(1).with_(splits=splits))
+        steps = {"fraud": {"u": 1}, "other": {"v": 2}}
+        metrics.record(batch(1).with_(steps=steps))
         (found,) = metrics.batches("production", "fraud")
         assert found.samples == ()
-        assert found.splits["fraud"].rollout_uid == "u"
+        assert found.steps == {"fraud": {"u": 1}}
 
     def test_a_repeated_batch_changes_nothing(self, metrics: Metrics) -> None:
         for one in (batch(1, sample(1)), batch(2, sample(2)), batch(2, sample(9)), batch(1)):

@@ -33,10 +33,10 @@ async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
         yield opened
 
 
-def split(name: str, environment: str, salt: str = "") -> TrafficSplit:
+def split(name: str, environment: str, cookie: str = "") -> TrafficSplit:
     return TrafficSplit(
         metadata=Metadata(name=name, environment=environment),
-        spec=TrafficSplitSpec(deployment=name, variants=(), salt=salt),
+        spec=TrafficSplitSpec(deployment=name, variants=(), user_cookie=cookie),
     )
 
 

@@ -18,7 +18,7 @@ from modelplane.decisions.recordings import chunk_name
 from modelplane.resources.meta import ResourceKey
 from modelplane.resources.rollout import Judgement
 from modelplane.resources.strategy import Analysis, CanaryStrategy, Strategy
-from modelplane.resources.telemetry import SplitInForce, TelemetryBatch, VariantSample
+from modelplane.resources.telemetry import TelemetryBatch, VariantSample
 from tests.controllers.plane import Plane, open_plane, revision
 
 pytestmark = pytest.mark.slow
@@ -60,12 +60,10 @@ class Bench:
         self.plane.clock.step(1)
         self.sequence += 1
         deployment = await self.plane.deployment()
-        splits = {}
+        steps = {}
         if deployment.status.rollouts > 1:
             rollout = await self.plane.rollout()
-            splits["delay"] = SplitInForce(
-                rollout_uid=rollout.metadata.uid, step_id=rollout.status.step_id
-            )
+            steps["delay"] = {rollout.metadata.uid: rollout.status.step_id}
         samples = [
             VariantSample(deployment="delay", revision=V1.short, requests=stable, failures=0),
             VariantSample(
@@ -80,7 +78,7 @@ class Bench:
             at=self.plane.clock.now(),
             seconds=1.0,
             samples=tuple(samples),
-            splits=splits,
+            steps=steps,
         )
         self.metrics.record(batch)
         self.metrics.record(batch)

@@ -102,7 +102,7 @@ def split(*variants: SplitVariant, generation: int = 3) -> TrafficSplit:
     return TrafficSplit(
         metadata=Metadata(name="fraud", environment="production", generation=generation),
         spec=TrafficSplitSpec(
-            deployment="fraud", variants=variants, salt="s", user_header="X-User-Id", shield=False
+            deployment="fraud", variants=variants, user_header="X-User-Id", shield=False
         ),
     )
 
@@ -133,7 +133,7 @@ def test_a_candidate_without_weight_gets_nothing() -> None:
 
 def test_the_rest_of_the_split_is_carried_over() -> None:
     plan = plan_route(split(variant("aaaa", 100, "stable", 2)))
-    assert (plan.deployment, plan.generation, plan.salt) == ("fraud", 3, "s")
+    assert (plan.deployment, plan.generation) == ("fraud", 3)
     assert (plan.sticky_header, plan.shield) == ("x-user-id", False)
     assert [e.replica for e in plan.stable.endpoints] == ["aaaa-0", "aaaa-1"]
     assert plan.stable.cluster == "fraud.aaaaaaaaaa"

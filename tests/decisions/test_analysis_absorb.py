@@ -26,7 +26,6 @@ from modelplane.decisions.analysis_evidence import MAX_REPLICAS, MAX_SEQUENCES
 from modelplane.errors import InvalidResource
 from modelplane.resources.telemetry import (
     ReplicaSample,
-    SplitInForce,
     TelemetryBatch,
     VariantSample,
 )
@@ -295,7 +294,7 @@ def test_a_batch_is_read_for_one_deployment() -> None:
                           replicas={"r": ReplicaSample(attempts=11, failures=4)}),
             VariantSample(deployment="other", revision="c", requests=7, failures=7),
         ),
-        splits={"d": SplitInForce(rollout_uid="uid", step_id=4)},
+        steps={"d": {"uid": 4}},
     )  # fmt: skip
     read = tick_from_batch(batch, "d", "uid", stable="s", candidate="c")
     assert (read.proxy, read.boot_id, read.sequence, read.step_id) == ("production/n1", "b", 3, 4)

@@ -37,7 +37,8 @@ def decide(
     of: Promotion, by: Guards | None = OPEN, world: Any = LATEST, **more: Any
 ) -> PromotionDecision:
     own, running = more.get("own"), more.get("running")
-    return decide_promotion(of, world, own, running, guards=by, now=more.get("now", NOW))
+    rollouts = () if running is None else (running,)
+    return decide_promotion(of, world, own, rollouts, guards=by, now=more.get("now", NOW))
 
 
 def phases(by: Guards, start: Promotion | None = None, steps: int = 6) -> list[str]:
@@ -65,13 +66,13 @@ def test_without_a_policy_it_is_approved_and_then_starts_its_rollout() -> None:
 def test_it_waits_for_an_older_rollout_to_end_and_asks_it_to() -> None:
     running = rollout(promotion="delay-1")
     decision = decide(promotion("Approved"), running=running)
-    assert decision.supersede == running
+    assert decision.supersede == (running,)
     assert not decision.start_rollout
 
 
 def test_one_that_waits_for_its_gates_leaves_what_rolls_out_alone() -> None:
     by = guards(policy(pipelines=["checks"]), pipelines=[CHECKS])
-    assert decide(promotion(), by, running=rollout(promotion="delay-1")).supersede is None
+    assert decide(promotion(), by, running=rollout(promotion="delay-1")).supersede == ()
 
 
 def test_an_older_one_gives_way_to_a_newer() -> None:
@@ -80,7 +81,7 @@ def test_an_older_one_gives_way_to_a_newer() -> None:
 
 
 def test_a_revision_that_already_serves_is_done_whatever_guards_the_environment() -> None:
-    serving = deployment(V2, promotions=2)
+    serving = deployment(V2, promotions=2, promotion="delay-2")
     first = decide(promotion(of=V2), None, serving)
     assert (first.status.phase, first.status.reason) == ("Approved", "AlreadyServing")
     second = decide(promotion(of=V2).with_(status=first.status), None, serving)
@@ -341,7 +342,7 @@ def test_no_rollout_begins_unless_every_matching_policy_allowed_it(
 def test_a_rollout_starts_only_when_approved_latest_and_alone(
     phase: str, stable: object, latest: int, busy: bool
 ) -> None:
-    world = deployment(stable, promotions=latest)  # type: ignore[arg-type]
+    world = deployment(stable, promotions=latest, promotion=f"delay-{latest}")  # type: ignore[arg-type]
     running = rollout(promotion="delay-1") if busy else None
     decision = decide(promotion(phase), world=world, running=running)
     if decision.start_rollout:

@@ -85,7 +85,7 @@ def observed(**changes: Any) -> RolloutObservation:
         "strategy": Strategy(canary=CanaryStrategy()),
         "replicas_wanted": 1,
         "replicas": (replica(),),
-        "split": AppliedSplit(UID, 2, NOW - timedelta(minutes=5)),
+        "split": AppliedSplit({UID: 2}, NOW - timedelta(minutes=5)),
         "judgement": judged(),
     }
     return RolloutObservation(**{**fields, **changes})
@@ -137,8 +137,8 @@ ASKED = {"subject": "ana", "reason": "known bug", "at": NOW}
             {"judgement": judged(harm=True)}, "rollback", "Harm",
         ),
         (ramping(), spec(), {"split": AppliedSplit()}, "hold", "WeightNotApplied"),
-        (ramping(), spec(), {"split": AppliedSplit(UID, 1, NOW)}, "hold", "WeightNotApplied"),
-        (ramping(), spec(), {"split": AppliedSplit("other", 2, NOW)}, "hold", "WeightNotApplied"),
+        (ramping(), spec(), {"split": AppliedSplit({UID: 1}, NOW)}, "hold", "WeightNotApplied"),
+        (ramping(), spec(), {"split": AppliedSplit({"other": 2}, NOW)}, "hold", "WeightNotApplied"),
         (ramping(), spec(), {"split": AppliedSplit(refusal="bad")}, "hold", "GatewayRefused"),
         (ramping(), spec(), {"judgement": None}, "hold", "WaitingForTraffic"),
         (ramping(), spec(), {"judgement": judged(1)}, "hold", "WaitingForTraffic"),
@@ -154,7 +154,7 @@ ASKED = {"subject": "ana", "reason": "known bug", "at": NOW}
         ),
         (
             ramping(), spec(),
-            {"judgement": judged(allowed_weight_pct=30), "split": AppliedSplit(UID, 2, NOW)},
+            {"judgement": judged(allowed_weight_pct=30), "split": AppliedSplit({UID: 2}, NOW)},
             "hold", "Interval",
         ),
         (ramping(50), spec(), {"judgement": judged(passes=True)}, "promote", "WithinMargins"),
@@ -266,9 +266,7 @@ def worlds(draw: st.DrawFn) -> tuple[RolloutSpec, RolloutStatus, RolloutObservat
                 draw(st.lists(st.sampled_from(["Ready", "Starting", "Failed"]), max_size=2))
             )
         ),
-        split=AppliedSplit(
-            draw(st.sampled_from([UID, "other", ""])), draw(st.integers(-1, 4)), NOW
-        ),
+        split=AppliedSplit({draw(st.sampled_from([UID, "other"])): draw(st.integers(-1, 4))}, NOW),
         judgement=judgement,
     )
     return spec_, status, world
@@ -295,8 +293,7 @@ def test_the_weight_grows_only_on_fresh_evidence_of_an_acknowledged_step(world: 
         Reason.PROMOTE_REQUESTED, Reason.ALL_AT_ONCE, Reason.DEADLINE_PROMOTE,
     }  # fmt: skip
     if not by_hand:
-        assert seen.split.rollout_uid == UID
-        assert seen.split.step_id == status.step_id
+        assert seen.split.steps.get(UID) == status.step_id
         assert seen.judgement is not None
         assert seen.judgement.step_id == status.step_id
         assert (NOW - seen.judgement.at).total_seconds() <= 15

@@ -12,7 +12,8 @@ from envoy.config.route.v3 import scoped_route_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelplane.adapters.proxy.snapshot import RouteResources, address, compile_route
+from modelplane.adapters.proxy.clusters import address
+from modelplane.adapters.proxy.snapshot import RouteResources, compile_route
 from modelplane.decisions.routing import TOTAL_WEIGHT, Endpoint, RoutePlan, Variant
 
 _replicas = st.integers(1, 3)

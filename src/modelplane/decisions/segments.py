@@ -82,8 +82,8 @@ def _grow(
 ) -> list[tuple[str, int]]:
     """Take from stable beside the revision's own ranges first, then where there is most.
 
-    The first revision begins at the bottom of the line and the others at the top of stable's
-    ranges, which leaves both room to grow in one piece.
+    The first revision begins at the bottom of the line, the second at the top, and others in
+    the middle of the widest range that is left, so that each has room to grow in one piece.
     """
     missing = share - _held(line, revision)
     while missing > 0:
@@ -91,15 +91,22 @@ def _grow(
         if index is None:
             free = [i for i, (name, _) in enumerate(line) if name == stable]
             index = max(free, key=lambda i: line[i][1])
-        _, width = line[index]
+        width = line[index][1]
         taken = min(width, missing)
         missing -= taken
-        before = line[index - 1][0] if index else None
-        at_start = before == revision or (index == 0 and len(line) == 1)
-        parts = [(revision, taken), (stable, width - taken)]
-        line[index : index + 1] = parts if at_start else parts[::-1]
-        line = _merge(line)
+        below = _left_below(line, index, revision, width - taken)
+        parts = [(stable, below), (revision, taken), (stable, width - taken - below)]
+        line = _merge([*line[:index], *parts, *line[index + 1 :]])
     return line
+
+
+def _left_below(line: Sequence[tuple[str, int]], index: int, revision: str, left: int) -> int:
+    """Return how much of a range of stable stays below what `revision` takes of it."""
+    if index and line[index - 1][0] == revision:
+        return 0
+    if index + 1 < len(line):
+        return left if line[index + 1][0] == revision else left // 2
+    return left if index else 0
 
 
 def _next_to(line: Sequence[tuple[str, int]], revision: str, stable: str) -> int | None:

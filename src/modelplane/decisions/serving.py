@@ -80,6 +80,15 @@ def recorded_state(models: Mapping[str, Model], place: Place) -> tuple[Version, 
     return found["champion"], found["challenger"]
 
 
+def counts(rollout: Rollout) -> bool:
+    """Whether a rollout says who is champion or challenger.
+
+    Those of traffic policies run beside each other and are nobody's challenger; one that was
+    promoted has become the deployment's own.
+    """
+    return not rollout.spec.lane or rollout.status.phase == "Promoted"
+
+
 def unrecorded_steps(
     deployment: ModelDeployment | None,
     rollouts: Sequence[Rollout],
@@ -99,7 +108,7 @@ def unrecorded_steps(
     if deployment is None:
         return [Step()]
     born = deployment.metadata.created_at
-    own = [r for r in rollouts if _is_since(r, born)]
+    own = [r for r in rollouts if _is_since(r, born) and counts(r)]
     own.sort(key=lambda rollout: rollout.spec.ordinal)
     first = own[0].spec.stable if own else None
     course = [Step(champion=_version(first), at=born)]
@@ -186,7 +195,7 @@ def _steps_of(rollout: Rollout) -> list[Step]:
     spec, status = rollout.spec, rollout.status
     champion, candidate = _version(spec.stable), _version(spec.candidate)
     steps = []
-    if spec.stable is not None and status.ramp_started_at is not None:
+    if spec.stable is not None and status.ramp_started_at is not None and not spec.lane:
         steps.append(Step(champion, candidate, status.ramp_started_at, rollout))
     if rollout.finished:
         after = candidate if status.phase == "Promoted" else champion

@@ -49,7 +49,7 @@ class GatewayJwt(Part):
 class GatewayMesh(Part):
     """Where gateways of other environments come in, over mutual TLS only."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(ge=1, le=65535, description="TCP port.")
     allow: tuple[str, ...] = Field(
         default=(),
