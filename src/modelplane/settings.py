@@ -60,6 +60,13 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(
         default=8 * 2**20, description="Largest inference request a gateway accepts."
     )
+    certificate_life_s: float = Field(
+        default=3600.0,
+        ge=60,
+        le=30 * 86_400,
+        description="Life of the certificates of mutual TLS, seconds; they are renewed at half of "
+        "it, so traffic outlives an absence of the control plane of half of it.",
+    )
     gateway_threads: int = Field(default=1, ge=1, le=64, description="Worker threads per Envoy.")
     job_slots: int | None = Field(
         default=None,
@@ -132,6 +139,7 @@ class Paths:
         self.agent_token = state_dir / "agent-token"
         self.gateway_token = state_dir / "gateway-token"
         self.link_key = state_dir / "link-key"
+        self.ca = state_dir / "ca"
         self.artifacts = state_dir / "artifacts"
         self.logs = state_dir / "logs"
         self.agent = state_dir / "agent"

@@ -1,4 +1,4 @@
-"""The HTTP surface: the Open Inference Protocol and ``/metrics`` as one ASGI application.
+"""The HTTP surface: the Open Inference Protocol, ``/metrics`` and the answers to be compared.
 
 Called by uvicorn (``server``) and by tests. Routes, limits, headers and counting live here;
 prediction does not.
@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from modelplane_runtime import __version__
+from modelplane_runtime.answers import ANSWERS_PATH, COMPARE_HEADER, AnswerLog, read_after
 from modelplane_runtime.errors import RequestError
 from modelplane_runtime.inference import Answer, Inference, dump_json, error_body
 from modelplane_runtime.metrics import Metrics
@@ -91,6 +92,7 @@ class RuntimeApp:
         self.metrics = Metrics(
             {"model": identity.model, "version": identity.version, "replica": identity.replica}
         )
+        self._answers = AnswerLog()
         self._workers: PredictionWorkers[Answer] = PredictionWorkers(workers, limit)
         self._max_body_bytes = max_body_bytes
         self._model: Model | None = None
@@ -118,6 +120,9 @@ class RuntimeApp:
             await self._infer(scope, receive, send)
         elif method not in ("GET", "HEAD"):
             await self._send(send, _refusal(405, f"{path} takes GET", (b"allow", b"GET")))
+        elif path == ANSWERS_PATH:
+            page = self._answers.page(read_after(scope["query_string"]))
+            await self._send(send, _Reply(200, page))
         else:
             await self._send(send, self._get(path), (self._version_header,))
 
@@ -195,7 +200,11 @@ class RuntimeApp:
             )
             # Counted before it is sent: a client that has its answer finds it counted.
             self.metrics.requests[reply.status] += 1
-            self.metrics.request_s.observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.metrics.request_s.observe(seconds)
+            compared_as = headers.get(COMPARE_HEADER)
+            if compared_as is not None:
+                self._answers.add(compared_as, reply.status, seconds, reply.body)
             await self._send(send, reply, ((b"x-request-id", name), self._version_header))
         except _ClientGoneError:
             return

@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from modelplane.adapters.identity.authority import FolderAuthority
+from modelplane.adapters.identity.keys import EllipticKeys
 from modelplane.agent.agent import Agent
 from modelplane.agent.node import AgentOptions, Places
 from modelplane.client.artifacts import digest_tree
+from modelplane.decisions.comparison import KeptAnswer
 from modelplane.decisions.routing import RoutePlan
 from modelplane.errors import Conflict, NotFound, TransientError
 from modelplane.ports.gateways import GatewayCommand
+from modelplane.ports.identity import CertificateAuthority, Credentials
+from modelplane.ports.inbound import InboundRoute
 from modelplane.ports.servers import (
+    AnswerPage,
     Prediction,
     PreparationFailed,
     Readiness,
@@ -23,6 +29,11 @@ from modelplane.ports.servers import (
 )
 from modelplane.ports.signatures import SignatureVerifier
 from modelplane.ports.store import Change
+from modelplane.resources.certificates import (
+    CertificateRequest,
+    IssuedCertificate,
+    TrustBundle,
+)
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.job import Job, JobSpec
 from modelplane.resources.meta import Metadata, Resource, ResourceKey
@@ -57,6 +68,8 @@ class FakeControlPlane:
         self.statuses: list[tuple[str, str, Any]] = []
         self.uploads: dict[str, dict[str, bytes]] = {}
         self.refuse_uploads: Exception | None = None
+        self.authority: CertificateAuthority | None = None
+        self.certified: list[str] = []
         self._away = False
         self._news = asyncio.Event()
 
@@ -130,6 +143,21 @@ class FakeControlPlane:
         self.batches.append(batch)
         return TelemetryReceipt(confirmed_sequence=self.confirmed)
 
+    async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
+        self._check()
+        assert self.authority is not None
+        issued = self.authority.issue(request)
+        self.certified.append(issued.identity.partition("/environments/")[2])
+        return issued
+
+    async def get_trust_bundle(self) -> TrustBundle:
+        self._check()
+        assert self.authority is not None
+        bundle = self.authority.trust()
+        if bundle is None:
+            raise NotFound("no certificate was ever asked for")
+        return bundle
+
     async def upload_artifact(self, path: Path, digest: str) -> None:
         self._check()
         if self.refuse_uploads is not None:
@@ -170,6 +198,9 @@ class FakeServers:
     prepared: list[tuple[str, Path]] = field(default_factory=list)
     told: Scrape | Exception = field(default_factory=lambda: Scrape({"rows_total": 7.0}))
     scrapes: list[tuple[Path, str]] = field(default_factory=list)
+    kept: dict[Path, list[KeptAnswer] | Exception | None] = field(default_factory=dict)
+    asked: list[tuple[Path, int]] = field(default_factory=list)
+    page_size: int = 100
 
     async def prepare(
         self, replica: Replica, artifact: Path, socket: Path
@@ -193,6 +224,16 @@ class FakeServers:
         if isinstance(self.told, Exception):
             raise self.told
         return self.told
+
+    async def read_answers(self, socket: Path, after: int) -> AnswerPage | None:
+        self.asked.append((socket, after))
+        kept = self.kept.get(socket, [])
+        if isinstance(kept, Exception):
+            raise kept
+        if kept is None:
+            return None
+        end = min(len(kept), after + self.page_size)
+        return AnswerPage(tuple(kept[after:end]), end, end < len(kept))
 
     def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
         return {"PATH": "/bin", **({"OURS": "1"} if ours else {}), **env}
@@ -222,6 +263,45 @@ class FakeGateway(FakeProxy):
         return GatewayCommand(("proxy", self.environment.metadata.name), {})
 
 
+class FakeInbound:
+    """An inbound proxy that notes what it is told; `refuse` makes ports unusable."""
+
+    def __init__(
+        self, environment: str, gateway: str, routes: Sequence[InboundRoute], refused: set[str]
+    ) -> None:
+        self.environment = environment
+        self.gateway = gateway
+        self.routes = {route.key: route for route in routes}
+        self.refused = refused
+        self.presented: list[Credentials] = []
+        self.serving = False
+        self.stuck = False
+
+    async def start(self) -> None:
+        self.serving = True
+
+    async def stop(self) -> None:
+        self.serving = False
+
+    def prepare_command(self) -> GatewayCommand:
+        return GatewayCommand(("inbound", self.environment), {})
+
+    async def present(self, credentials: Credentials) -> None:
+        self.presented.append(credentials)
+
+    async def expose(self, route: InboundRoute) -> str:
+        if self.stuck:
+            raise TransientError("it does not answer")
+        self.routes[route.key] = route
+        return "cannot bind" if route.address in self.refused else ""
+
+    async def withdraw(self, key: str) -> None:
+        self.routes.pop(key, None)
+
+    async def is_ready(self) -> bool:
+        return self.serving
+
+
 class World:
     """One machine, one control plane, and agents on it, one after the other."""
 
@@ -231,6 +311,9 @@ class World:
         self.machine = FakeMachine(now=self.clock.now)
         self.servers = FakeServers()
         self.gateways: list[FakeGateway] = []
+        self.inbounds: list[FakeInbound] = []
+        self.refused_addresses: set[str] = set()
+        self.control_plane.authority = FolderAuthority(directory / "ca", self.clock)
         self.places = Places(directory / "agent", directory / "run", directory / "logs")
         self.options = AgentOptions(probe_interval_s=1.0)
         self.port = port
@@ -250,6 +333,8 @@ class World:
             places=self.places,
             options=self.options,
             signatures=self.signatures,
+            inbound_factory=self._make_inbound,
+            keys=EllipticKeys(),
         )
         self._task = asyncio.create_task(self.agent.run(self._stopping))
 
@@ -315,6 +400,12 @@ class World:
         self.gateways.append(FakeGateway(environment, plans))
         return self.gateways[-1]
 
+    def _make_inbound(
+        self, environment: str, gateway: str, routes: Sequence[InboundRoute]
+    ) -> FakeInbound:
+        self.inbounds.append(FakeInbound(environment, gateway, routes, self.refused_addresses))
+        return self.inbounds[-1]
+
     # What people and controllers declare ------------------------------------------------------
 
     def artifact(self, content: bytes = b"model") -> Artifact:
@@ -329,9 +420,11 @@ class World:
     def revision(self, version: str = "1.0.0", **runtime: Any) -> Revision:
         return make_revision("fraud", version, self.artifact(), RuntimeSpec(**runtime))
 
-    def put_environment(self, name: str = "production", port: int | None = None) -> Environment:
+    def put_environment(
+        self, name: str = "production", port: int | None = None, **spec_fields: Any
+    ) -> Environment:
         gateway = Gateway(port=port or self.port)
-        spec = EnvironmentSpec(stage="production", gateway=gateway)
+        spec = EnvironmentSpec(stage="production", gateway=gateway, **spec_fields)
         return self.control_plane.put(Environment(metadata=Metadata(name=name), spec=spec))
 
     def put_replica(self, name: str = "fraud-a-0", **spec: Any) -> Replica:

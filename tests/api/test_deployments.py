@@ -190,6 +190,50 @@ async def test_people_pause_resume_and_end_a_rollout(world: World) -> None:
     assert refused.status_code == 409
 
 
+async def test_of_several_rollouts_one_has_to_be_named(world: World) -> None:
+    await world.push("fraud", "1.0.0")
+    await world.deploy("fraud", version="1.0.0")
+    await finish(world, "fraud", "Ramping")
+    (own,) = (await world.store.list(Rollout))[0]
+    beside = Rollout(
+        metadata=Metadata(name="fraud-2", environment="production"),
+        spec=own.spec.with_(
+            ordinal=2, lane="west/2.0.0", candidate=own.spec.candidate.with_(version="2.0.0")
+        ),
+        status=own.status,
+    )
+    transaction = Transaction(SYSTEM)
+    transaction.create(beside)
+    await world.store.commit(transaction)
+    path = "/model-deployments/fraud:pause"
+    refused = await world.call("POST", path)
+    assert refused.status_code == 422
+    assert "fraud-1 (1.0.0), fraud-2 (2.0.0)" in str(refused.json())
+    for which, name in (
+        ({"version": "2.0.0"}, "fraud-2"),
+        ({"rollout": "fraud-1"}, "fraud-1"),
+    ):
+        paused = await world.ok("POST", path, which)
+        assert paused["resource"]["metadata"]["name"] == name
+    unknown = await world.call("POST", path, {"version": "9.9.9"})
+    assert unknown.status_code == 404
+    assert "fraud-2 (2.0.0)" in unknown.json()["hint"]
+
+
+async def test_a_test_between_versions_is_refused_as_a_strategy(world: World) -> None:
+    await world.push("fraud", "1.0.0")
+    ab = {"ab": {"arms": [{"version": "1.0.0", "percentage": 10}]}}
+    body = {"metadata": {"name": "fraud"}, "spec": {"strategy": ab}}
+    response = await world.call("PUT", "/model-deployments/fraud", body)
+    assert response.status_code == 422
+    assert "TrafficPolicy" in str(response.json())
+    place = await world.ok("GET", "/environments/production")
+    changed = {**place, "spec": {**place["spec"], "strategy": ab}}
+    response = await world.call("PUT", "/environments/production", changed)
+    assert response.status_code == 422
+    assert "spec.strategy.ab" in str(response.json())
+
+
 async def test_a_finished_rollout_takes_no_wishes(world: World) -> None:
     await world.push("fraud", "1.0.0")
     await world.deploy("fraud", version="1.0.0")

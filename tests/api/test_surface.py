@@ -25,6 +25,10 @@ OPEN = {
 QUESTIONS = {
     f"/api/v1/{question}"
     for question in ("authorization:check", "analysis:replay", "policies:test", "policies:replay")
+} | {
+    "/api/v1/model-deployments/fraud:explain",
+    "/ofrep/v1/evaluate/flags",
+    "/ofrep/v1/evaluate/flags/{key}",
 }
 """Sent with POST, and answered without changing anything."""
 

@@ -172,6 +172,7 @@ class FakeClient(Client):
         self.made_promotion: Promotion | None = None
         self.warnings: tuple[str, ...] = ()
         self.asked: list[tuple[Any, ...]] = []
+        self.meant: list[dict[str, str | None]] = []
         self.variants: list[dict[str, Any]] = []
         self.me: dict[str, Any] = {}
         self.permission = Permission(allowed=True, rule="admin/everything@admin")
@@ -274,9 +275,10 @@ class FakeClient(Client):
         return Applied("changed", found, self.made_promotion)
 
     def _ask_of_rollout(
-        self, deployment: str, verb: str, environment: str, reason: str
+        self, deployment: str, verb: str, environment: str, reason: str, **which: str | None
     ) -> Applied[Rollout]:
         self.asked.append((verb, deployment, environment, reason))
+        self.meant.append(which)
         return Applied("changed", rollout())
 
     def traffic(

@@ -85,7 +85,8 @@ def test_watch_as_a_table_stays_under_its_headers(run: Run, client: FakeClient) 
     fill(client)
     client.changes = [Change(9, "delete", environment())]
     lines = run("get", "environments", "-w").stdout.splitlines()
-    assert lines[-1] == "production  production  127.0.0.1:7082  default   scanned  3h (deleted)"
+    gateway = "http://127.0.0.1:7082"
+    assert lines[-1] == f"production  production  {gateway}  default   scanned  3h (deleted)"
 
 
 def test_unknown_kind_and_missing_name_are_told(run: Run) -> None:

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from modelplane.errors import TransientError
+from modelplane.resources.model_deployment import Lane
 from tests.cli.conftest import Run
-from tests.cli.fakes import FakeClient, deployment, promotion, rollout
+from tests.cli.fakes import FakeClient, deployment, promotion, revision, rollout
 
 
 def begin(client: FakeClient) -> None:
@@ -144,3 +145,54 @@ def test_list_shows_oldest_first(run: Run, client: FakeClient) -> None:
     client.resources[found.key] = found
     assert "fraud-2" in run("rollout", "list", "fraud").stdout
     assert run("rollout", "list", "other").stdout == ""
+
+
+def begin_two(client: FakeClient) -> None:
+    """Two rollouts run beside each other: the deployment's own, and a policy's."""
+    lanes = {"west/1.2.0": Lane(promotion="fraud-3", rollout="fraud-3")}
+    found = deployment(promotion="fraud-2", rollout="fraud-2", lanes=lanes)
+    own = rollout()
+    beside = own.with_(
+        metadata=own.metadata.with_(name="fraud-3"),
+        spec=own.spec.with_(ordinal=3, candidate=revision("1.2.0"), lane="west/1.2.0"),
+    )
+    for resource in (found, own, beside):
+        client.resources[resource.key] = resource
+
+
+def test_status_shows_all_that_run(run: Run, client: FakeClient) -> None:
+    begin_two(client)
+    text = run("rollout", "status", "fraud").stdout
+    assert "1.0.0 → 1.1.0" in text
+    assert "1.0.0 → 1.2.0" in text
+    assert "traffic policy west" in text
+    several = json.loads(run("rollout", "status", "fraud", "-o", "json").stdout)
+    assert [item["metadata"]["name"] for item in several["items"]] == ["fraud-2", "fraud-3"]
+    one = run("rollout", "status", "fraud", "--version", "1.2.0", "-o", "name").stdout
+    assert one == "rollout/fraud-3\n"
+
+
+def test_watch_asks_which_one_is_meant(run: Run, client: FakeClient) -> None:
+    begin_two(client)
+    result = run("rollout", "watch", "fraud")
+    assert result.exit_code == 2
+    assert "fraud-2 (1.1.0), fraud-3 (1.2.0)" in result.stderr
+    unknown = run("rollout", "watch", "fraud", "--version", "9.9.9")
+    assert unknown.exit_code == 4
+
+
+def test_a_test_that_passed_ended_well(run: Run, client: FakeClient) -> None:
+    begin(client)
+    client.play("Rollout", rollout("Concluded", 0, verdict="pass"))
+    assert run("rollout", "watch", "fraud").exit_code == 0
+    client.play("Rollout", rollout("Concluded", 0, verdict="undecided"))
+    assert run("rollout", "watch", "fraud").exit_code == 1
+
+
+def test_steering_names_the_rollout_that_is_meant(run: Run, client: FakeClient) -> None:
+    run("rollout", "pause", "fraud", "--version", "1.2.0")
+    run("rollout", "rollback", "fraud", "--rollout", "fraud-3")
+    assert client.meant == [
+        {"rollout": None, "version": "1.2.0"},
+        {"rollout": "fraud-3", "version": None},
+    ]

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from modelplane.decisions.routing import Endpoint, RoutePlan
+from modelplane.decisions.routing import Endpoint, RoutePlan, count_key
 from modelplane.errors import TransientError
-from modelplane.ports.proxy import Proxy, RouteAck, TrafficReading
+from modelplane.ports.proxy import Proxy, RouteAck, SliceCounts, TrafficReading
+from modelplane.resources.strategy import Slice
+from modelplane.resources.traffic_split import DEFAULT_RULE
 from modelplane.testing.proxy import FakeProxy
 from tests.proxy.gateway import Gateway, until
-from tests.proxy.plans import split_plan
+from tests.proxy.plans import rule, ruled_plan, split_plan
 from tests.proxy.upstream import Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -28,7 +30,7 @@ class Subject(Protocol):
     @property
     def replica(self) -> Endpoint: ...
     async def next_ack(self) -> RouteAck: ...
-    async def send(self, plan: RoutePlan, requests: int) -> None: ...
+    async def send(self, plan: RoutePlan, requests: int, region: str = "") -> None: ...
     async def stop_process(self) -> None: ...
     async def start_process(self) -> None: ...
 
@@ -53,8 +55,15 @@ class FakeSubject(_Acks):
         self.replica = Endpoint("r0", "127.0.0.1:9")
         super().__init__(self.proxy)
 
-    async def send(self, plan: RoutePlan, requests: int) -> None:
-        self.proxy.count(plan.stable.cluster, requests, latency_us={500: requests}, replica="r0")
+    async def send(self, plan: RoutePlan, requests: int, region: str = "") -> None:
+        self.proxy.count(
+            plan.stable.cluster,
+            requests,
+            latency_us={500: requests},
+            replica="r0",
+            rule=plan.all_rules[0].name if region else DEFAULT_RULE,
+            slices={f"user.region={region}": SliceCounts(requests, 0)} if region else {},
+        )
 
     async def stop_process(self) -> None:
         self.proxy.kill()
@@ -72,9 +81,12 @@ class EnvoySubject(_Acks):
         self.replica = Endpoint(upstream.name, upstream.address)
         super().__init__(self.proxy)
 
-    async def send(self, plan: RoutePlan, requests: int) -> None:
+    async def send(self, plan: RoutePlan, requests: int, region: str = "") -> None:
         for _ in range(requests):
-            answer = await self._gateway.client.post(f"/v2/models/{plan.deployment}/infer")
+            answer = await self._gateway.client.post(
+                f"/v2/models/{plan.deployment}/infer",
+                headers={"x-user-region": region} if region else {},
+            )
             assert answer.status_code == 200
 
     async def stop_process(self) -> None:
@@ -190,6 +202,39 @@ async def test_counts_are_cumulative_within_a_boot(subject: Subject) -> None:
     assert sum(counts.replica_failures.values()) == 0
 
 
+async def test_requests_are_counted_under_their_rule_and_in_their_slice(subject: Subject) -> None:
+    west, everybody = rule("ruled", "user.region == 'west'"), rule("ruled")
+    plan = ruled_plan(
+        "ruled",
+        replicas={"a": subject.replica},
+        rules=(west, everybody),
+        slices=(Slice(by="user.region", values=("west",)),),
+    )
+    await subject.proxy.publish(plan)
+    assert (await subject.next_ack()).accepted
+    await subject.send(plan, 3, region="west")
+    await subject.send(plan, 2)
+    key = count_key(plan.stable.cluster, west.name)
+    await _settled(subject, plan, 2)
+    variants = (await _settled(subject, plan, 3, key)).variants
+    assert variants[key].slices == {"user.region=west": SliceCounts(3, 0)}
+    assert not variants[plan.stable.cluster].slices
+    assert variants[key].replica_attempts == {"r0": 3}
+
+
+async def test_a_predicate_that_does_not_compile_is_refused(subject: Subject) -> None:
+    await subject.proxy.publish(plan_of(subject, "miswritten", 1))
+    assert (await subject.next_ack()).accepted
+    rules = (rule("miswritten", "user.region == 1"), rule("miswritten"))
+    bad = ruled_plan("miswritten", 2, replicas={"a": subject.replica}, rules=rules)
+    await subject.proxy.publish(bad)
+    ack = await subject.next_ack()
+    assert (ack.deployment, ack.generation, ack.accepted) == ("miswritten", 2, False)
+    assert rules[0].name in ack.message
+    await subject.proxy.withdraw("miswritten")
+    assert await subject.next_ack() == RouteAck("miswritten", 2, accepted=True)
+
+
 async def test_a_restarted_process_has_another_boot_id_counts_from_zero_and_its_plans(
     subject: Subject,
 ) -> None:
@@ -219,11 +264,14 @@ async def test_draining_an_idle_proxy_returns_at_once(subject: Subject) -> None:
     await asyncio.wait_for(subject.proxy.drain(timeout_s=10), 5)
 
 
-async def _settled(subject: Subject, plan: RoutePlan, requests: int) -> TrafficReading:
+async def _settled(
+    subject: Subject, plan: RoutePlan, requests: int, key: str = ""
+) -> TrafficReading:
     """Return a reading that holds all `requests`: a proxy may count a moment after it answers."""
+    key = key or plan.stable.cluster
 
     async def there() -> bool:
-        counts = (await subject.proxy.read_traffic()).variants.get(plan.stable.cluster)
+        counts = (await subject.proxy.read_traffic()).variants.get(key)
         done = sum(part.count for part in counts.latency) if counts else 0
         return counts is not None and counts.requests == done == requests
 

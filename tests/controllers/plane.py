@@ -19,6 +19,7 @@ from modelplane.controllers.promotion import PromotionController
 from modelplane.controllers.rollout import RolloutController
 from modelplane.controllers.serving import ServingController
 from modelplane.controllers.traffic import TrafficController
+from modelplane.controllers.traffic_policies import TrafficPolicyController
 from modelplane.errors import Conflict
 from modelplane.ports.store import Transaction
 from modelplane.resources.environment import Environment
@@ -55,6 +56,7 @@ class Plane:
             RolloutController(store, self.fence, clock),
             PlacementController(store, self.fence, clock),
             TrafficController(store, self.fence),
+            TrafficPolicyController(store, self.fence, clock),
             ContractController(store, self.fence),
             ServingController(store, self.fence, clock),
             AliasGuardController(store, self.fence, clock),

@@ -285,6 +285,29 @@ async def test_a_guarded_alias_goes_back_to_the_last_version_that_was_promoted(
         assert (await plane.store.get(Model, "delay")).status.aliases["live"] == "2.0.0"
 
 
+async def test_a_test_between_versions_earns_no_guarded_alias(tmp_path: Path) -> None:
+    async with open_guarded(tmp_path) as plane:
+        await plane.begin()
+        await plane.push("1.0.0")
+        await plane.push("2.0.0")
+        await plane.apply("1.0.0")
+        await plane.settle()
+        await plane.apply("2.0.0")
+        await plane.settle()
+        tested = (await plane.store.list(Rollout))[0][-1]
+        deployment = await plane.store.get(ModelDeployment, "delay", "production")
+        transaction = Transaction(ANA)
+        transaction.update(tested.with_status(phase="Concluded", verdict="pass"))
+        transaction.update(deployment.with_status(stable=tested.spec.stable))
+        await plane.store.commit(transaction)
+        await plane.move("live", "1.0.0")
+        await plane.write(policy(aliases=["live"]))
+        await plane.settle()
+        await plane.move("live", "2.0.0")
+        await plane.settle()
+        assert (await plane.store.get(Model, "delay")).status.aliases["live"] == "1.0.0"
+
+
 async def test_deleting_the_version_while_it_waits_refuses_it(tmp_path: Path) -> None:
     async with open_guarded(tmp_path) as plane:
         await plane.begin(GATED)

@@ -37,6 +37,13 @@ def test_the_record_of_the_version_and_the_request() -> None:
     assert facts(can_deploy=False).values["contracts.can_deploy"] is False
 
 
+def test_what_an_ab_test_concluded_is_known_only_where_it_was_looked_for() -> None:
+    assert "ab.passed" not in facts().values
+    assert facts(ab_verdict="").values["ab.passed"] is False
+    assert facts(ab_verdict="harm").values["ab.verdict"] == "harm"
+    assert facts(ab_verdict="pass").values["ab.passed"] is True
+
+
 def test_what_the_author_claims_is_not_what_was_measured() -> None:
     claimed = facts(of=version(metrics={"accuracy": 0.99}))
     assert claimed.metric("accuracy") is None
@@ -108,7 +115,7 @@ def test_every_value_has_a_declared_name_of_its_type() -> None:
     names = fact_names([pipeline()], ["flights"])
     made = version(datasets=[{"name": "flights", "rows": 3, "version": "1"}])
     found = build_facts(
-        made, model(), list(passed.results.items()), REQUEST, names, can_deploy=True
+        made, model(), list(passed.results.items()), REQUEST, names, can_deploy=True, ab_verdict="pass"
     )
     types: dict[str, Any] = {
         "number": (int, float), "text": str, "truth": bool, "texts": dict, "numbers": dict,

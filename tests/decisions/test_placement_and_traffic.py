@@ -18,8 +18,14 @@ def names(replicas: tuple[Replica, ...]) -> set[str]:
     return {r.metadata.name for r in replicas}
 
 
+def test_a_rollout_gets_no_replicas_before_its_first_decision() -> None:
+    pending = rollout("Pending")
+    decision = decide_placement(deployment(replicas=3), (pending,), (), None, now=NOW)
+    assert {r.version for r, _ in decision.create} == {"1.0.0"}
+
+
 def test_a_first_rollout_gets_as_many_replicas_as_declared() -> None:
-    first = rollout("Pending", stable=None)
+    first = rollout("Deploying", stable=None)
     decision = decide_placement(deployment(None, replicas=3), (first,), (), None, now=NOW)
     assert [(r.version, index) for r, index in decision.create] == [
         ("2.0.0", 0), ("2.0.0", 1), ("2.0.0", 2),

@@ -46,7 +46,7 @@ class Gateway:
         self.proxy: EnvoyProxy
         self.process: asyncio.subprocess.Process
         self.client = httpx.AsyncClient(base_url=self.url, timeout=30)
-        self._upstreams: list[Upstream] = []
+        self.upstreams: list[Upstream] = []
         self._children: list[asyncio.subprocess.Process] = []
         self._collector: asyncio.Task[None] | None = None
         self._acked = asyncio.Condition()
@@ -92,7 +92,7 @@ class Gateway:
         await self.client.aclose()
         await self.stop_proxy()
         await self.kill_envoy()
-        for upstream in self._upstreams:
+        for upstream in self.upstreams:
             await upstream.stop()
         for child in self._children:
             if child.returncode is None:
@@ -104,7 +104,7 @@ class Gateway:
         """Start a model server in this process."""
         upstream = Upstream(str(self.dir / f"{name}.sock"), name, mode, **options)
         await upstream.start()
-        self._upstreams.append(upstream)
+        self.upstreams.append(upstream)
         return upstream
 
     async def upstream_process(

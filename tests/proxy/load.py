@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 _TIMEOUT_S = 20.0
@@ -22,6 +23,8 @@ class Answers:
         Answers by HTTP status; 0 for no answer.
     served, assigned
         Answers by ``x-modelplane-version`` and ``x-modelplane-assigned``.
+    connections
+        How many were opened.
     problems
         The first few answers that were not 200, whole.
     """
@@ -29,6 +32,7 @@ class Answers:
     statuses: Counter[int] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
     assigned: Counter[str] = field(default_factory=Counter)
+    connections: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -59,17 +63,31 @@ class Answers:
 
 @contextlib.asynccontextmanager
 async def load(
-    port: int, deployment: str, *, connections: int = 8, pause_s: float = 0.0
+    port: int,
+    deployment: str,
+    *,
+    connections: int = 8,
+    pause_s: float = 0.0,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Answers]:
     """Keep `connections` requests in flight within the block; end with the last one's answer."""
     answers = Answers()
     users = itertools.count()
     stopping = asyncio.Event()
+    extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+
+    def request() -> bytes:
+        return (
+            f"POST /v2/models/{deployment}/infer HTTP/1.1\r\nhost: gateway\r\n{extra}"
+            f"x-user-id: user-{next(users)}\r\ncontent-length: 2\r\n\r\n{{}}"
+        ).encode()
 
     async def connection() -> None:
         while not stopping.is_set():
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+                answers.connections += 1
             except OSError as error:
                 answers.note(0, {}, repr(error))
                 await asyncio.sleep(0.01)
@@ -77,7 +95,7 @@ async def load(
             try:
                 reusable = True
                 while reusable and not stopping.is_set():
-                    reusable = await _ask(reader, writer, deployment, next(users), answers)
+                    reusable = await _ask(reader, writer, request(), answers)
                     await asyncio.sleep(pause_s)
             finally:
                 writer.close()
@@ -91,19 +109,12 @@ async def load(
 
 
 async def _ask(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    deployment: str,
-    user: int,
-    answers: Answers,
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, answers: Answers
 ) -> bool:
     """Send one request, note its answer, return whether the connection may be used again."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            writer.write(
-                f"POST /v2/models/{deployment}/infer HTTP/1.1\r\nhost: gateway\r\n"
-                f"x-user-id: user-{user}\r\ncontent-length: 2\r\n\r\n{{}}".encode()
-            )
+            writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.rstrip().split("\r\n")
             headers = {k.lower(): v.strip() for k, v in (line.split(":", 1) for line in lines)}

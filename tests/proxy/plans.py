@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from modelplane.decisions.routing import TOTAL_WEIGHT, Endpoint, RoutePlan, Variant
+from modelplane.decisions.routing import (
+    TOTAL_WEIGHT,
+    Endpoint,
+    Mirror,
+    Role,
+    RoutePlan,
+    Rule,
+    Segment,
+    Variant,
+)
+from modelplane.decisions.traffic import rule_name
 from tests.proxy.upstream import Upstream
 
 Replica = Upstream | Endpoint
@@ -38,3 +50,47 @@ def split_plan(
         for role, name, version, replicas, share in roles
     )
     return RoutePlan(deployment, generation, variants, **settings)
+
+
+def shared(deployment: str, **widths: int) -> tuple[Segment, ...]:
+    """Return ranges for the clusters ``DEPLOYMENT.NAME``, and the rest for ``DEPLOYMENT.a``."""
+    segments = [Segment(f"{deployment}.{name}", width) for name, width in widths.items() if width]
+    rest = TOTAL_WEIGHT - sum(widths.values())
+    return (*segments, *((Segment(f"{deployment}.a", rest),) if rest else ()))
+
+
+def rule(
+    deployment: str,
+    predicate: str = "",
+    salt: str = "",
+    mirrors: tuple[Mirror, ...] = (),
+    **widths: int,
+) -> Rule:
+    """Return a rule that gives each named revision its width, and stable ``a`` the rest."""
+    return Rule(rule_name(predicate), predicate, salt, shared(deployment, **widths), mirrors)
+
+
+def ruled_plan(
+    deployment: str,
+    generation: int = 1,
+    *,
+    replicas: Mapping[str, Replica],
+    rules: tuple[Rule, ...],
+    roles: Mapping[str, Role] = MappingProxyType({}),
+    **settings: Any,
+) -> RoutePlan:
+    """Return a plan with rules.
+
+    `replicas` are those of each revision, stable ``a`` first; the versions are 1.0.0, 1.1.0, …
+    """
+    variants = tuple(
+        Variant(
+            f"{deployment}.{name}",
+            f"1.{number}.0",
+            roles.get(name, "candidate" if number else "stable"),
+            0,
+            (endpoint(replica),),
+        )
+        for number, (name, replica) in enumerate(replicas.items())
+    )
+    return RoutePlan(deployment, generation, variants, rules=rules, **settings)

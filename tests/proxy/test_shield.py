@@ -12,7 +12,7 @@ from modelplane.decisions.routing import Endpoint
 from modelplane.ports.proxy import VariantCounts
 from tests.proxy.gateway import Gateway, until
 from tests.proxy.load import Answers, load
-from tests.proxy.plans import split_plan
+from tests.proxy.plans import Replica, rule, ruled_plan, split_plan
 from tests.proxy.upstream import Mode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -173,3 +173,28 @@ async def test_a_rollback_while_requests_hang_loses_none_of_them(running: Gatewa
         assert (await running.publish(split_plan("back", 2, stable=(stable,)))).accepted
         await answers.grow(300)
     assert answers.failures == 0, answers.problems
+
+
+async def test_three_versions_fail_at_once_and_no_request_does(running: Gateway) -> None:
+    stable, erring = await running.upstream("all-s"), await running.upstream("all-500", "500")
+    address, process = await running.upstream_process("all-killed")
+    hanging = await running.upstream("all-hang", "hang")
+    killed = Endpoint("all-killed", address)
+    replicas: dict[str, Replica] = {"a": stable, "b": erring, "c": killed, "d": hanging}
+    west = rule("all", "user.region == 'west'", b=5_000)
+    everybody = rule("all", b=2_000, c=2_000, d=500)
+    plan = ruled_plan("all", replicas=replicas, rules=(west, everybody), try_timeout_s=0.5)
+    assert (await running.publish(plan)).accepted
+    async with load(running.config.port, "all") as answers:
+        await answers.grow(200)
+        process.kill()
+        await process.wait()
+        await answers.grow(600)
+    assert answers.failures == 0, answers.problems
+    met = {"all.b": "1.1.0", "all.c": "1.2.0", "all.d": "1.3.0"}
+    reading = await running.read_counts({c: answers.assigned[v] for c, v in met.items()})
+    for cluster, version in met.items():
+        counts = reading.variants[cluster]
+        assert counts.client_failures == 0
+        assert counts.failures == answers.assigned[version] - answers.served[version] > 0
+    assert answers.served["1.1.0"] == answers.served["1.3.0"] == 0 < answers.served["1.2.0"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelplane.adapters.proxy.traffic import read_counts
-from modelplane.ports.proxy import LatencyBin, TrafficReading, VariantCounts
+from modelplane.ports.proxy import LatencyBin, SliceCounts, TrafficReading, VariantCounts
 
 
 def reading(*stats: tuple[str, int], histograms: dict[str, Any] | None = None) -> TrafficReading:
@@ -18,8 +18,18 @@ def reading(*stats: tuple[str, int], histograms: dict[str, Any] | None = None) -
     return read_counts(json.dumps({"stats": rows}).encode(), boot_id="boot")
 
 
-def rq(assigned: str, served: str, code: int, flags: str = "-", attempts: int = 1) -> str:
-    return f"mp.rq.|a.{assigned}.|s.{served}.|c.{code}.|f.{flags}.|n.{attempts}"
+def rq(
+    assigned: str,
+    served: str,
+    code: int,
+    flags: str = "-",
+    attempts: int = 1,
+    *,
+    rule: str = "default",
+    part: str = "",
+) -> str:
+    outcome = f"|a.{assigned}.|u.{rule}.|s.{served}.|c.{code}.|f.{flags}.|n.{attempts}"
+    return f"mp.part.{outcome}.|p.{part}" if part else f"mp.rq.{outcome}"
 
 
 @pytest.mark.parametrize(
@@ -75,11 +85,12 @@ def test_requests_without_a_variant_are_unrouted_unless_the_gateway_answered_the
 
 def test_attempts_count_for_the_replicas_of_the_assigned_variant() -> None:
     found = reading(
-        ("mp.try.|a.d.b.|s.d.b.|r.d.b.0.|c.200.|f.-", 10),
-        ("mp.try.|a.d.b.|s.d.b.|r.d.b.0.|c.500.|f.-", 2),
-        ("mp.try.|a.d.b.|s.d.b.|r.d.b.1.|c.0.|f.UT", 3),
-        ("mp.try.|a.d.b.|s.d.a.|r.d.a.0.|c.200.|f.-", 5),  # stable helping out
-        ("mp.try.|a.d.b.|s..|r..|c.0.|f.-", 1),  # no replica was chosen
+        ("mp.try.|a.d.b.|u.default.|s.d.b.|r.d.b.0.|c.200.|f.-", 10),
+        ("mp.try.|a.d.b.|u.default.|s.d.b.|r.d.b.0.|c.500.|f.-", 2),
+        ("mp.try.|a.d.b.|u.default.|s.d.b.|r.d.b.1.|c.0.|f.UT", 3),
+        ("mp.try.|a.d.b.|u.default.|s.d.b.|r.d.b.1.|c.0.|f.-", 4),  # given up by the client
+        ("mp.try.|a.d.b.|u.default.|s.d.a.|r.d.a.0.|c.200.|f.-", 5),  # stable helping out
+        ("mp.try.|a.d.b.|u.default.|s..|r..|c.0.|f.-", 1),  # no replica was chosen
         (rq("d.b", "d.b", 200), 10),
     )
     counts = found.variants["d.b"]
@@ -97,7 +108,7 @@ def test_latency_bins_and_active_requests() -> None:
         (rq("team.fraud_2.b", "team.fraud_2.b", 200), 4),
         ("cluster.team.fraud_2.b.upstream_rq_active", 2),
         ("cluster.control_plane.upstream_rq_active", 1),
-        histograms={"mp.us.|a.team.fraud_2.b": bins, "mp.us.|a.": bins},
+        histograms={"mp.us.|a.team.fraud_2.b.|u.default": bins, "mp.us.|a..|u.gateway": bins},
     )
     assert found == TrafficReading(
         "boot",
@@ -109,3 +120,53 @@ def test_latency_bins_and_active_requests() -> None:
         {"team.fraud_2.b": 2},
         0,
     )
+
+
+def test_each_rule_of_a_variant_is_counted_by_itself() -> None:
+    found = reading(
+        (rq("d.b", "d.b", 200), 4),
+        (rq("d.b", "d.b", 500, rule="rule-1f"), 3),
+        (rq("d.b", "d.b", 200, rule="override"), 2),
+        ("mp.try.|a.d.b.|u.rule-1f.|s.d.b.|c.500.|f.-.|r.d.b.0", 3),
+        histograms={"mp.us.|a.d.b.|u.rule-1f": [{"lower_bound": 1, "width": 1, "count": 3}]},
+    )
+    assert found.variants == {
+        "d.b": VariantCounts(requests=4),
+        "d.b|rule-1f": VariantCounts(
+            requests=3,
+            failures=3,
+            client_failures=3,
+            latency=(LatencyBin(1, 1, 3),),
+            replica_attempts={"d.b.0": 3},
+            replica_failures={"d.b.0": 3},
+        ),
+        "d.b|override": VariantCounts(requests=2),
+    }
+
+
+def test_slices_are_counted_beside_the_requests_they_are_part_of() -> None:
+    found = reading(
+        (rq("d.b", "d.b", 200), 9),
+        (rq("d.b", "d.b", 200, part="user%2Eregion=west"), 4),
+        (rq("d.b", "d.a", 200, attempts=2, part="user%2Eregion=west"), 2),
+        (rq("d.b", "d.b", 0, "DC", part="user%2Eregion=west"), 2),
+        (rq("d.b", "d.b", 200, part="user%2Eplan=caf%C3%A9%7C%2E"), 1),
+        (rq("d.b", "d.b", 200, part="-"), 3),
+        (rq("d.b", "d.b", 200).replace("mp.rq", "mp.part") + ".|p.", 3),
+    )
+    assert found.variants["d.b"].requests == 9
+    assert found.variants["d.b"].slices == {
+        "user.region=west": SliceCounts(6, 2),
+        "user.plan=café|.": SliceCounts(1, 0),
+    }
+
+
+def test_a_client_that_gave_up_after_waiting_was_failed() -> None:
+    found = reading(
+        (rq("d.b", "d.b", 200), 5),
+        (rq("d.b", "d.b", 0, "DC"), 3),
+        ("mp.gone.|a.d.b.|u.default", 2),
+        ("mp.gone.|a..|u.", 7),
+    )
+    assert found.variants == {"d.b": VariantCounts(requests=7, failures=2, client_failures=2)}
+    assert found.unrouted == 0

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from modelplane.decisions import answers
+from modelplane.decisions.answers import compare_answers
 from modelplane.decisions.gate_metrics import metrics_of
 from modelplane.resources.gate_run import ServedModel, StageOutcome, StageTask
-from modelplane.stages import answers
-from modelplane.stages.answers import compare_answers
 from modelplane.stages.checks import parity
 from modelplane.stages.checks.parity import run
 from modelplane.stages.failures import CheckImpossible, InfrastructureFailed

@@ -14,8 +14,11 @@ import structlog
 
 from modelplane.agent.artifacts import ArtifactCache
 from modelplane.agent.cache import Cache
+from modelplane.agent.certificates import Certificates
+from modelplane.agent.comparing import Comparer
 from modelplane.agent.control_plane import ControlPlane
 from modelplane.agent.gateways import Gateways
+from modelplane.agent.inbound import Inbounds
 from modelplane.agent.jobs import Jobs
 from modelplane.agent.node import AgentOptions, Node, Places
 from modelplane.agent.replicas import Replicas
@@ -25,10 +28,12 @@ from modelplane.agent.telemetry import Telemetry
 from modelplane.agent.watching import Watcher
 from modelplane.ports.clock import Clock
 from modelplane.ports.gateways import GatewayFactory
+from modelplane.ports.identity import KeyMaker
+from modelplane.ports.inbound import InboundFactory
 from modelplane.ports.processes import Processes
 from modelplane.ports.servers import ModelServers
 from modelplane.ports.signatures import SignatureVerifier
-from modelplane.resources.environment import Environment
+from modelplane.resources.environment import Environment, EnvironmentStatus
 from modelplane.resources.job import Job
 from modelplane.resources.meta import Part, Resource
 from modelplane.resources.replica import Replica
@@ -38,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_NODE = "local"
 _FLUSH_S = 2.0
+_FAULTS_S = 2.0
 _HOUSEKEEPING_S = 10.0
 # Gateways come last: they are made once the splits that they begin with are known.
 _KINDS: tuple[type[Resource[Any, Any]], ...] = (Job, Replica, TrafficSplit, Environment)
@@ -64,6 +70,9 @@ class Agent:
         How often it looks and how long it waits.
     signatures
         Verifies what an environment requires to be signed.
+    inbound_factory, keys
+        How proxies before model servers are run here, and what makes keys for their certificates
+        and the gateways'; without both, environments with mutual TLS are not served.
 
     Attributes
     ----------
@@ -83,6 +92,8 @@ class Agent:
         node: str = DEFAULT_NODE,
         options: AgentOptions | None = None,
         signatures: SignatureVerifier | None = None,
+        inbound_factory: InboundFactory | None = None,
+        keys: KeyMaker | None = None,
     ) -> None:
         self.leave_running = False
         options = options or AgentOptions()
@@ -101,11 +112,27 @@ class Agent:
         )
         self._cache = Cache(places.agent_dir / "cache.jsonl")
         self._reporter = Reporter(control_plane, clock)
-        self._gateways = Gateways(self._node, gateway_factory, self._cache, self._report)
-        self._replicas = Replicas(self._node, self._gateways, self._report)
+        self._certificates = (
+            Certificates(control_plane, keys, clock, places.runtime_dir / "identity")
+            if keys is not None
+            else None
+        )
+        self._inbounds = Inbounds(self._node, self._certificates, inbound_factory)
+        self._gateways = Gateways(
+            self._node,
+            gateway_factory,
+            self._cache,
+            self._report,
+            inbounds=self._inbounds,
+            certificates=self._certificates,
+        )
+        self._replicas = Replicas(self._node, self._gateways, self._inbounds, self._report)
         self._jobs = Jobs(self._node, control_plane, self._report)
         self._scraper = Scraper(self._node, self._replicas)
-        self._telemetry = Telemetry(self._node, self._gateways, control_plane, self._scraper.take)
+        self._comparer = Comparer(self._node, self._replicas, self._gateways)
+        self._telemetry = Telemetry(
+            self._node, self._gateways, control_plane, self._scraper.take, self._comparer.take
+        )
         self._errands: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -125,7 +152,10 @@ class Agent:
                     group.create_task(self._reporter.run(), name="reporter"),
                     group.create_task(self._telemetry.run(), name="telemetry"),
                     group.create_task(self._scraper.run(), name="scraper"),
+                    group.create_task(self._comparer.run(), name="comparer"),
                     group.create_task(self._keep_house(), name="housekeeping"),
+                    group.create_task(self._report_faults(), name="faults"),
+                    group.create_task(self._renew_certificates(), name="certificates"),
                     *(group.create_task(self._watch(kind, known).run()) for kind in _KINDS),
                 ]
                 await stopping.wait()
@@ -201,11 +231,26 @@ class Agent:
             await self._clock.sleep(_HOUSEKEEPING_S)
             self._node.processes.trim_logs()
 
+    async def _report_faults(self) -> None:
+        while True:
+            for gateway in list(self._gateways.running.values()):
+                environment, status = gateway.environment, EnvironmentStatus()
+                if gateway.fault:
+                    status = EnvironmentStatus(gateway_fault=gateway.fault)
+                if status != environment.status:
+                    self._report(environment, status)
+            await self._clock.sleep(_FAULTS_S)
+
+    async def _renew_certificates(self) -> None:
+        if self._certificates is not None:
+            await self._certificates.run()
+
     async def _stop_everything(self) -> None:
         """Stop what was started, so that no request fails that a client still waits for."""
         log.info("stopping")
         await self._telemetry.tick()
         await self._gateways.stop_all()
+        await self._inbounds.stop_all()
         await asyncio.gather(self._replicas.stop_all(), self._jobs.stop_all())
 
     async def _close(self) -> None:
@@ -215,4 +260,5 @@ class Agent:
         await self._replicas.close()
         await self._jobs.close()
         await self._gateways.close()
+        await self._inbounds.close()
         self._node.processes.close()

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from modelplane.ports.store import Change
+from modelplane.resources.certificates import (
+    CertificateRequest,
+    IssuedCertificate,
+    TrustBundle,
+)
 from modelplane.resources.meta import Resource
 from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt
 
@@ -37,6 +42,12 @@ class ControlPlane(Protocol):
 
     async def post_telemetry(self, batch: TelemetryBatch) -> TelemetryReceipt:
         """Hand over one batch; handing it over again changes nothing."""
+
+    async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
+        """Have a new key of this node certified."""
+
+    async def get_trust_bundle(self) -> TrustBundle:
+        """Return whom to trust; raises `NotFound` while no certificate was ever issued."""
 
     async def upload_artifact(self, path: Path, digest: str) -> None:
         """Store a file or folder under its digest, unless it is there already."""

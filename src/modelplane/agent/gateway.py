@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import structlog
 
@@ -20,6 +21,7 @@ from modelplane.decisions.restarts import RestartHistory, StartAfter, decide_res
 from modelplane.decisions.routing import RoutePlan
 from modelplane.errors import ModelplaneError, TerminalError, TransientError
 from modelplane.ports.gateways import GatewayFactory, GatewayProxy
+from modelplane.ports.identity import Credentials
 from modelplane.ports.processes import KeptProcess, ProcessExit, ProcessSpec
 from modelplane.ports.proxy import RouteAck, TrafficReading
 from modelplane.resources.environment import Environment
@@ -65,6 +67,7 @@ class Gateway:
         self.environment = environment
         self.accepted = {split.spec.deployment: split for split in accepted}
         self._fault = ""
+        self._peers: tuple[str, ...] = ()
         self._node = node
         self._report = report
         self._on_accepted = on_accepted
@@ -84,6 +87,18 @@ class Gateway:
     def fault(self) -> str:
         """Why it does not serve, in words; empty when it does."""
         return self._fault or self._proxy.listener_fault or ""
+
+    async def present(self, credentials: Credentials) -> None:
+        """Speak mutual TLS with `credentials` from the next connection on."""
+        await self._proxy.present(credentials)
+
+    async def expect_peers(self, peers: tuple[str, ...]) -> None:
+        """Be prepared for replicas with these SPIFFE ids, before a split names them."""
+        if peers == self._peers:
+            return
+        self._peers = peers
+        for split in list(self._published.values()):
+            await self._proxy.publish(self._plan(split))
 
     async def start(self) -> None:
         """Serve configuration, then take back or start the proxy process."""
@@ -129,12 +144,15 @@ class Gateway:
                 self._report_again(split)
             return
         try:
-            plan = plan_route(split)
+            plan = self._plan(split)
         except ValueError as error:
             self._refused(split, str(error))
             return
         self._published[deployment] = split
         await self._proxy.publish(plan)
+
+    def _plan(self, split: TrafficSplit) -> RoutePlan:
+        return replace(plan_route(split), peers=self._peers)
 
     async def remove(self, deployment: str) -> None:
         """Stop serving a deployment."""
@@ -156,6 +174,15 @@ class Gateway:
         return any(
             variant.revision.startswith(revision) and variant.endpoints
             for variant in self._in_force(deployment)
+        )
+
+    def names_identity(self) -> bool:
+        """Whether a split in force, or on its way, has an endpoint behind mutual TLS."""
+        return any(
+            endpoint.identity
+            for deployment in {*self.accepted, *self._published}
+            for variant in self._in_force(deployment)
+            for endpoint in variant.endpoints
         )
 
     async def read_traffic(self) -> TrafficReading:

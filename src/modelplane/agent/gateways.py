@@ -12,11 +12,14 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from modelplane.agent.cache import Cache
+from modelplane.agent.certificates import Certificates
 from modelplane.agent.gateway import PROCESS_PREFIX, Gateway
+from modelplane.agent.inbound import Inbounds
 from modelplane.agent.node import Node, Report
 from modelplane.decisions.agent_routing import split_cluster_name
-from modelplane.errors import ModelplaneError, TransientError
+from modelplane.errors import ModelplaneError, TerminalError, TransientError
 from modelplane.ports.gateways import GatewayFactory
+from modelplane.resources.certificates import Workload
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import ResourceKey
 from modelplane.resources.traffic_split import TrafficSplit
@@ -24,12 +27,38 @@ from modelplane.resources.traffic_split import TrafficSplit
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 5.0
+_LOOK_S = 1.0
 
 
 class Gateways:
-    """Runs the gateways of a node."""
+    """Runs the gateways of a node.
 
-    def __init__(self, node: Node, factory: GatewayFactory, cache: Cache, report: Report) -> None:
+    Parameters
+    ----------
+    node, factory
+        The machine, and what makes the proxies' adapters.
+    cache
+        Has the splits that gateways acknowledged.
+    report
+        Takes the status of splits.
+    inbounds
+        The proxies before the model servers, for environments with mutual TLS.
+    certificates
+        What gateways speak mutual TLS with; without it they cannot.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        factory: GatewayFactory,
+        cache: Cache,
+        report: Report,
+        *,
+        inbounds: Inbounds,
+        certificates: Certificates | None,
+    ) -> None:
+        self._inbounds = inbounds
+        self._certificates = certificates
         self._node = node
         self._factory = factory
         self._cache = cache
@@ -58,6 +87,7 @@ class Gateways:
         if isinstance(resource, Environment):
             name = resource.metadata.name
             self._environments[name] = resource
+            self._inbounds.observe(resource)
             self._mark(name, "")
         else:
             environment = resource.metadata.environment or ""
@@ -68,6 +98,7 @@ class Gateways:
         """Take that an environment or a split is no longer declared."""
         if key.kind == "Environment":
             self._environments.pop(key.name, None)
+            self._inbounds.forget(key.name)
             self._mark(key.name, "")
         else:
             environment = key.environment or ""
@@ -81,6 +112,7 @@ class Gateways:
             if name != process.name and name not in self._environments:
                 log.info("orphan_stopped", process=process.name)
                 await self._node.processes.stop(process.name, drain_s=2.0)
+        await self._inbounds.stop_orphans(self._environments)
 
     async def stop_all(self) -> None:
         """Drain and stop every gateway."""
@@ -153,6 +185,7 @@ class Gateways:
         if gateway is not None and wanted is not None:
             if gateway.environment.spec.gateway == wanted.spec.gateway:
                 gateway.environment = wanted
+                await self._secure(gateway)
                 return
             log.info("gateway_changes", environment=name)
         accepted: Iterable[TrafficSplit] = self._accepted.pop(name, [])
@@ -161,6 +194,8 @@ class Gateways:
             del self._gateways[name]
             await gateway.stop()
         if wanted is None:
+            await self._inbounds.retire(name)
+            self._forget_certificate(name)
             return
         gateway = Gateway(
             wanted,
@@ -170,11 +205,41 @@ class Gateways:
             report=self._report,
             on_accepted=self._cache.put_accepted,
         )
+        await self._secure(gateway)
         # The splits first: an adopted proxy hears of what is new as soon as it connects.
         for split in self._splits.get(name, {}).values():
             await gateway.put(split)
         await gateway.start()
         self._gateways[name] = gateway
+
+    async def _secure(self, gateway: Gateway) -> None:
+        """Give a gateway its certificate, and have what it leads to run, if there is to be any.
+
+        An environment that gives up mutual TLS keeps both until no route needs them.
+        """
+        environment = gateway.environment
+        name, strict = environment.metadata.name, environment.spec.mtls == "STRICT"
+        await self._inbounds.ensure(name)
+        if not strict and self._inbounds.peers(name):
+            if gateway.names_identity():
+                asyncio.get_running_loop().call_later(_LOOK_S, self._mark, name, "")
+            else:
+                await gateway.expect_peers(())
+                await self._inbounds.retire(name)
+        peers = self._inbounds.peers(name)
+        if strict or peers or environment.spec.gateway.mesh is not None:
+            if self._certificates is None:
+                raise TerminalError("this agent has no certificates for mutual TLS")
+            workload = Workload(environment=name, role="gateway")
+            await gateway.present(await self._certificates.obtain(workload))
+            self._certificates.follow(workload, gateway.present)
+        else:
+            self._forget_certificate(name)
+        await gateway.expect_peers(peers)
+
+    def _forget_certificate(self, environment: str) -> None:
+        if self._certificates is not None:
+            self._certificates.forget(Workload(environment=environment, role="gateway"))
 
     async def _stop_task(self) -> None:
         if self._task is not None:

@@ -8,11 +8,13 @@ and goes on from there, so it may be started again at any point. Decides restart
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
+from modelplane.agent.inbound import ReplicaAddress
 from modelplane.agent.node import Node, Report, short_id
 from modelplane.decisions.agent_failures import ExitCause, explain_exit
 from modelplane.decisions.agent_routing import cluster_name
@@ -49,6 +51,19 @@ class Routing(Protocol):
         """Return the cluster's requests in flight; 0 when the gateway does not answer."""
 
 
+class Fronting(Protocol):
+    """What stands before a replica's server, if anything does."""
+
+    async def address_of(self, replica: Replica, server: Path) -> ReplicaAddress:
+        """Return where the gateway reaches it; raises `TransientError` while that is nowhere."""
+
+    async def release(self, replica: Replica) -> None:
+        """Take that the replica has stopped."""
+
+    async def release_others(self, uids: Collection[str]) -> None:
+        """Take that there are no other replicas than these."""
+
+
 class ReplicaRunner:
     """Runs one replica.
 
@@ -60,16 +75,21 @@ class ReplicaRunner:
         The machine.
     routing
         What the gateways do.
+    fronting
+        What stands before its server.
     report
         Takes the status whenever it changes.
     """
 
-    def __init__(self, replica: Replica, node: Node, routing: Routing, report: Report) -> None:
+    def __init__(
+        self, replica: Replica, node: Node, routing: Routing, fronting: Fronting, report: Report
+    ) -> None:
         self.status = replica.status
         self.process_name = f"replica-{short_id(replica.metadata.uid)}"
         self._replica = replica
         self._node = node
         self._routing = routing
+        self._fronting = fronting
         self._report = report
         self._socket = node.socket(replica.metadata.uid)
         self._stop_asked = asyncio.Event()
@@ -242,7 +262,7 @@ class ReplicaRunner:
                     if cause is not None:
                         return cause
                     ready_since_start = True
-                    self._become_ready(process)
+                    await self._become_ready(process)
                 elif not exiting.done():
                     failures += 1
                     if failures >= options.failures_until_not_ready:
@@ -283,17 +303,26 @@ class ReplicaRunner:
         self.status = self.status.with_(smoke="failed")
         return await self._end(ExitCause("SmokeFailed", prediction.message, final=True))
 
-    def _become_ready(self, process: KeptProcess) -> None:
+    async def _become_ready(self, process: KeptProcess) -> None:
+        try:
+            at = await self._fronting.address_of(self._replica, self._socket)
+        except TransientError as error:
+            # One that serves goes on at the address it has.
+            if self.status.phase != "Ready":
+                self._set(self.status.phase, reason="NotReachable", message=str(error))
+            return
         self._history = RestartHistory(
             was_ready=True,
             exits_in_row=self._history.exits_in_row,
             last_exit_at_s=self._history.last_exit_at_s,
         )
-        if self.status.phase != "Ready":
+        known = ReplicaAddress(self.status.address, self.status.identity)
+        if self.status.phase != "Ready" or known != at:
             log.info("replica_ready", replica=str(self._replica.key), pid=process.pid)
             self._set(
                 "Ready",
-                address=f"unix:{self._socket}",
+                address=at.address,
+                identity=at.identity,
                 pid=process.pid,
                 ready_at=self.status.ready_at or self._node.clock.now(),
             )
@@ -346,7 +375,8 @@ class ReplicaRunner:
         # Also where it has ended: the record goes.
         await self._node.processes.stop(self.process_name, self._node.options.server_drain_s)
         self._socket.unlink(missing_ok=True)
-        self._set("Stopped", pid=None, address="")
+        await self._fronting.release(self._replica)
+        self._set("Stopped", pid=None, address="", identity="")
 
     async def _leave_gateway(self) -> None:
         environment = self._replica.metadata.environment or ""

@@ -11,7 +11,7 @@ import asyncio
 import structlog
 
 from modelplane.agent.node import Node, Report
-from modelplane.agent.replica_runner import ReplicaRunner, Routing
+from modelplane.agent.replica_runner import Fronting, ReplicaRunner, Routing
 from modelplane.resources.meta import ResourceKey
 from modelplane.resources.replica import Replica
 
@@ -24,9 +24,10 @@ _RETRY_S = 5.0
 class Replicas:
     """Runs the replicas of a node."""
 
-    def __init__(self, node: Node, routing: Routing, report: Report) -> None:
+    def __init__(self, node: Node, routing: Routing, fronting: Fronting, report: Report) -> None:
         self._node = node
         self._routing = routing
+        self._fronting = fronting
         self._report = report
         self._runners: dict[str, ReplicaRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -45,7 +46,9 @@ class Replicas:
         if runner is not None:
             runner.update(replica)
         elif not (replica.spec.stopped and replica.status.phase == "Stopped"):
-            runner = ReplicaRunner(replica, self._node, self._routing, self._report)
+            runner = ReplicaRunner(
+                replica, self._node, self._routing, self._fronting, self._report
+            )
             self._runners[uid] = runner
             task = asyncio.create_task(self._run(runner), name=str(replica.key))
             self._tasks[uid] = task
@@ -77,6 +80,7 @@ class Replicas:
             log.info("orphan_stopped", process=name)
         drain_s = self._node.options.server_drain_s
         await asyncio.gather(*(self._node.processes.stop(name, drain_s) for name in orphans))
+        await self._fronting.release_others(self._runners.keys())
 
     async def stop_all(self) -> None:
         """Stop every server, draining what each has in flight; nothing is reported."""

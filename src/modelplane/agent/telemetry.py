@@ -15,21 +15,24 @@ from datetime import datetime
 
 import structlog
 
+from modelplane.agent.comparing import Comparisons, add_comparisons
 from modelplane.agent.control_plane import ControlPlane
 from modelplane.agent.gateway import Gateway
 from modelplane.agent.gateways import Gateways
 from modelplane.agent.node import Node
 from modelplane.decisions.agent_routing import split_cluster_name
+from modelplane.decisions.routing import split_count_key
 from modelplane.errors import InvalidResource, ModelplaneError, TransientError
-from modelplane.ports.proxy import TrafficReading, VariantCounts
+from modelplane.ports.proxy import SliceCounts, TrafficReading, VariantCounts
 from modelplane.resources.telemetry import (
     ReplicaSample,
     ScrapedMetrics,
+    SliceSample,
     TelemetryBatch,
     TelemetryReceipt,
     VariantSample,
 )
-from modelplane.resources.traffic_split import TrafficSplit
+from modelplane.resources.traffic_split import DEFAULT_RULE, TrafficSplit
 
 log = structlog.get_logger(__name__)
 
@@ -37,14 +40,15 @@ MAX_KEPT_BATCHES = 900
 _NOTHING = VariantCounts()
 
 
-def difference(before: VariantCounts, after: VariantCounts, cluster: str) -> VariantSample | None:
+def difference(before: VariantCounts, after: VariantCounts, key: str) -> VariantSample | None:
     """Return what happened to a variant between two readings; None when nothing did.
 
-    A count that went back can only come of a proxy that started anew under the same name; what
-    it says now is then all new.
+    `key` is its `count_key`. A count that went back can only come of a proxy that started anew
+    under the same name; what it says now is then all new.
     """
     if after.requests < before.requests:
         before = _NOTHING
+    cluster, rule = split_count_key(key)
     deployment, revision = split_cluster_name(cluster)
     counted = {(part.lower_us, part.width_us): part.count for part in before.latency}
     latency = [
@@ -60,17 +64,29 @@ def difference(before: VariantCounts, after: VariantCounts, cluster: str) -> Var
         )
         for name, attempts in after.replica_attempts.items()
     }
+    slices = {name: _slice(before.slices.get(name), now) for name, now in after.slices.items()}
     sample = VariantSample(
         deployment=deployment,
         revision=revision,
+        rule="" if rule == DEFAULT_RULE else rule,
         requests=after.requests - before.requests,
         failures=max(0, after.failures - before.failures),
         client_failures=max(0, after.client_failures - before.client_failures),
         latency=tuple(part for part in latency if part[2] > 0),
         replicas={n: s for n, s in replicas.items() if s.attempts or s.failures},
+        slices={name: part for name, part in slices.items() if part.requests},
     )
     counts = (sample.requests, sample.failures, sample.client_failures, len(sample.latency))
     return sample if any(counts) or sample.replicas else None
+
+
+def _slice(before: SliceCounts | None, after: SliceCounts) -> SliceSample:
+    if before is None or after.requests < before.requests:
+        before = SliceCounts()
+    return SliceSample(
+        requests=after.requests - before.requests,
+        failures=max(0, after.failures - before.failures),
+    )
 
 
 class Meter:
@@ -130,8 +146,8 @@ class Meter:
             self._sequence = 0
         self._sequence += 1
         samples = (
-            difference(before.variants.get(cluster, _NOTHING), counts, cluster)
-            for cluster, counts in sorted(reading.variants.items())
+            difference(before.variants.get(key, _NOTHING), counts, key)
+            for key, counts in sorted(reading.variants.items())
         )
         return TelemetryBatch(
             environment=self._environment,
@@ -209,8 +225,9 @@ class Telemetry:
     ----------
     node, gateways, control_plane
         What is read, and where it goes.
-    take_scraped
-        Returns what model servers told of themselves in an environment since it was last called.
+    take_scraped, take_compared
+        Return what model servers told of themselves, and how their answers to copied requests
+        compare, in an environment since they were last called.
     """
 
     def __init__(
@@ -219,11 +236,13 @@ class Telemetry:
         gateways: Gateways,
         control_plane: ControlPlane,
         take_scraped: Callable[[str], tuple[ScrapedMetrics, ...]],
+        take_compared: Callable[[str], Comparisons],
     ) -> None:
         self._node = node
         self._gateways = gateways
         self._control_plane = control_plane
         self._take_scraped = take_scraped
+        self._take_compared = take_compared
         self._nonce = secrets.token_hex(4)
         self._meters: dict[str, Meter] = {}
         self._outboxes: dict[str, Outbox] = {}
@@ -263,7 +282,11 @@ class Telemetry:
             reading, gateway.accepted, now=clock.now(), now_s=clock.monotonic_s()
         )
         if batch is not None:
-            self._outboxes[name].add(batch.with_(scraped=self._take_scraped(name)))
+            batch = batch.with_(
+                samples=add_comparisons(batch.samples, self._take_compared(name)),
+                scraped=self._take_scraped(name),
+            )
+            self._outboxes[name].add(batch)
 
     async def _send(self, name: str, outbox: Outbox) -> None:
         try:

@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from modelplane.api.access import Context, context_of
 from modelplane.api.bodies import take_fields
-from modelplane.api.deployments import ask_of_rollout, load_deployment, promote, undo
+from modelplane.api.deployments import ask_of_rollout, find_rollout, promote, undo
 from modelplane.api.routes import Routes
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.rollout_requests import RolloutVerb
-from modelplane.errors import Conflict, NotFound
+from modelplane.errors import NotFound
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Subject
 
 EnvironmentQuery = Annotated[
@@ -45,7 +45,10 @@ def add_action_routes(routes: Routes) -> None:
     async def act(
         request: Request, name: str, verb: str, environment: EnvironmentQuery = None
     ) -> Response:
-        """Promote a version; pause, resume, promote-rollout or roll back its rollout; undo."""
+        """Promote a version; pause, resume, promote-rollout or roll back a rollout; undo.
+
+        Where several rollouts run, `rollout` or `version` in the body says which is meant.
+        """
         context = context_of(request)
         place = environment or DEFAULT_ENVIRONMENT
         if verb == "promote":
@@ -59,12 +62,10 @@ def add_action_routes(routes: Routes) -> None:
         if verb not in _ROLLOUT_VERBS:
             known = ", ".join(["promote", "undo", *_ROLLOUT_VERBS])
             raise NotFound(f"a deployment has no action {verb[:80]!r}", hint=f"it has: {known}")
-        _, asked = await read_action(context, request, subject)
-        deployment = await load_deployment(context.store, name, place)
-        if deployment.status.rollout is None:
-            raise Conflict(f"{name} has had no rollout in {place}")
+        which, asked = await read_action(context, request, subject, rollout=str, version=str)
+        meant = await find_rollout(context.store, name, place, **which)
         applied = await ask_of_rollout(
-            context, deployment.status.rollout, place, _ROLLOUT_VERBS[verb], asked
+            context, meant.metadata.name, place, _ROLLOUT_VERBS[verb], asked
         )
         return applied.response()
 

@@ -24,11 +24,13 @@ from modelplane.api.artifacts import add_artifact_routes
 from modelplane.api.audit import add_audit_routes
 from modelplane.api.authorization import add_authorization_routes
 from modelplane.api.catalog import Catalog
+from modelplane.api.certificates import add_certificate_routes
 from modelplane.api.contracts import add_contract_routes
 from modelplane.api.datasets import add_dataset_routes
 from modelplane.api.delegations import add_delegation_routes
 from modelplane.api.dependencies import ApiDependencies
 from modelplane.api.evidence import add_evidence_routes
+from modelplane.api.explaining import add_explaining_routes
 from modelplane.api.gate import Gate, RequestCounts
 from modelplane.api.gates import add_gate_routes
 from modelplane.api.history import add_history_routes
@@ -37,13 +39,17 @@ from modelplane.api.kinds import add_kind_routes
 from modelplane.api.lineage import add_lineage_routes
 from modelplane.api.mlflow.routes import add_mlflow_routes
 from modelplane.api.notifications import add_notification_routes
+from modelplane.api.ofrep import add_ofrep_routes
 from modelplane.api.policies import add_policy_routes
+from modelplane.api.preflight import add_preflight_routes
 from modelplane.api.publishing import add_publishing_routes
 from modelplane.api.registry import add_registry_routes
 from modelplane.api.roles import Roles
 from modelplane.api.routes import Routes
 from modelplane.api.telemetry import add_telemetry_routes
 from modelplane.api.tokens import add_token_routes
+from modelplane.api.traffic_policies import add_traffic_policy_routes
+from modelplane.api.traffic_report import add_traffic_report_routes
 from modelplane.api.webhooks import add_webhook_routes
 from modelplane.resources.environment import Environment
 
@@ -85,6 +91,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     add_telemetry_routes(routes)
     add_audit_routes(routes)
     add_artifact_routes(routes)
+    add_certificate_routes(routes)
     add_registry_routes(routes)
     add_dataset_routes(routes)
     add_lineage_routes(routes)
@@ -102,6 +109,11 @@ def _routes() -> tuple[BaseRoute, ...]:
     add_contract_routes(routes)
     add_gate_routes(routes)
     add_policy_routes(routes)
+    add_explaining_routes(routes)
+    add_ofrep_routes(routes)
+    add_traffic_policy_routes(routes)
+    add_traffic_report_routes(routes)
+    add_preflight_routes(routes)
     add_action_routes(routes)
     add_kind_routes(routes)
     return tuple(routes.all)

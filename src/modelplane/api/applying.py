@@ -20,12 +20,14 @@ from modelplane.api.granting import (
     check_role_deleted,
 )
 from modelplane.api.policies import check_policies, check_unused
+from modelplane.api.traffic_policies import apply_policy, end_policy
 from modelplane.decisions.admission import Asked, Result, admit_plain
 from modelplane.decisions.aliases import Mover, drop_version
 from modelplane.decisions.authorization import model_of
 from modelplane.decisions.registration import bury_version
 from modelplane.decisions.role_checks import check_role
 from modelplane.decisions.signatures import check_keys
+from modelplane.decisions.strategy_checks import check_environment_strategy
 from modelplane.decisions.whole_state import (
     check_environment,
     check_environment_unused,
@@ -44,6 +46,7 @@ from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.promotion_policy import PromotionPolicy
 from modelplane.resources.role import Role, RoleBinding
+from modelplane.resources.traffic_policy import TrafficPolicy
 
 
 def read_declared(
@@ -86,6 +89,8 @@ def read_declared(
 async def allow_apply(context: Context, subject: Subject, declared: AnyResource) -> None:
     """Raise `Forbidden` unless `subject` may write what is declared over what there is."""
     kind, key = declared.kind, declared.key
+    if isinstance(declared, TrafficPolicy) and declared.spec.model is None:
+        return  # its deployment says which model it is about, and then it is asked
     existing = await context.store.find(type(declared), key.name, key.environment)
     about = {model_of(resource) for resource in (declared, existing) if resource is not None}
     for model in about:
@@ -101,6 +106,8 @@ async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_ru
     """Make `declared` what is declared, or say what that would do."""
     if isinstance(declared, ModelDeployment):
         return await apply_deployment(context, declared, asked, dry_run=dry_run)
+    if isinstance(declared, TrafficPolicy):
+        return await apply_policy(context, declared, asked, dry_run=dry_run)
 
     async def prepare() -> tuple[Transaction, tuple[Result, AnyResource]]:
         key = declared.key
@@ -132,6 +139,7 @@ async def _check(
     if isinstance(declared, Environment):
         check_environment(declared, (await store.list(Environment))[0])
         check_keys(declared)
+        check_environment_strategy(declared)
     if isinstance(declared, Job) and isinstance(existing, Job):
         check_job_change(declared, existing)
     if isinstance(declared, Role):
@@ -164,6 +172,8 @@ async def delete(
         if isinstance(resource, Environment):
             check_environment_unused(resource, (await store.list(ModelDeployment))[0])
         await check_unused(store, resource)
+        if isinstance(resource, TrafficPolicy):
+            await end_policy(store, transaction, resource, asked)
         if isinstance(resource, Role):
             await check_role_deleted(store, resource)
         if isinstance(resource, RoleBinding):

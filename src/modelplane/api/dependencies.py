@@ -13,6 +13,7 @@ from typing import Any
 from modelplane.decisions.gate_keys import StagePlace
 from modelplane.ports.blobs import Blobs
 from modelplane.ports.clock import Clock
+from modelplane.ports.identity import CertificateAuthority
 from modelplane.ports.metrics import Metrics
 from modelplane.ports.store import Store
 
@@ -58,6 +59,8 @@ class ApiDependencies:
         Signs evidence with the audit log's key; hex.
     link_key
         Seals the one-time links of approvals; without one they are all refused.
+    authority
+        Certifies the proxies of agents; without one nobody is certified.
     stage_place
         What stages of pipelines are run by here.
     secret
@@ -83,6 +86,7 @@ class ApiDependencies:
     signed_head: Callable[[], Awaitable[Mapping[str, Any] | None]]
     sign: Callable[[bytes], str]
     link_key: bytes = b""
+    authority: CertificateAuthority | None = None
     stage_place: StagePlace = field(default_factory=lambda: StagePlace("", ""))
     secret: Callable[[str], str | None] = lambda name: None
     wake_source: Callable[[str, str | None, int | None], None] = lambda *hint: None

@@ -6,7 +6,7 @@ Loads what the decisions need, lets `decisions.admission` decide, commits. Holds
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from modelplane.api.access import Context
 from modelplane.api.answers import json_response
 from modelplane.api.committing import commit
+from modelplane.api.preflight import warn_of_plan
 from modelplane.decisions.admission import (
     Admission,
     Asked,
@@ -22,7 +23,11 @@ from modelplane.decisions.admission import (
     admit_promotion,
 )
 from modelplane.decisions.promotion_sources import admit_undo, choose_source
-from modelplane.decisions.rollout_requests import RolloutVerb, request_of_rollout
+from modelplane.decisions.rollout_requests import (
+    RolloutVerb,
+    choose_rollout,
+    request_of_rollout,
+)
 from modelplane.decisions.versions import LATEST, resolve_version
 from modelplane.errors import FieldError, InvalidResource, NotFound
 from modelplane.ports.situations import load_active, load_situation, write_admission
@@ -73,7 +78,11 @@ async def apply_deployment(
         admission = admit_deployment(declared, version, situation, asked)
         return write_admission(admission, asked, "apply"), admission
 
-    return await _carry_out(context, prepare, dry_run=dry_run)
+    applied = await _carry_out(context, prepare, dry_run=dry_run)
+    if applied.promotion is None:
+        return applied
+    said = await warn_of_plan(context, declared)
+    return replace(applied, warnings=(*applied.warnings, *said))
 
 
 def _own_key(context: Context) -> str:
@@ -217,6 +226,21 @@ async def undo(context: Context, name: str, environment: str, asked: Asked) -> A
         return write_admission(admission, asked, "undo"), admission
 
     return await _carry_out(context, prepare)
+
+
+async def find_rollout(
+    store: Store,
+    name: str,
+    environment: str,
+    *,
+    rollout: str | None = None,
+    version: str | None = None,
+) -> Rollout:
+    """Return the rollout of a deployment that is meant; see `choose_rollout`."""
+    deployment = await load_deployment(store, name, environment)
+    found, _ = await store.list(Rollout, environment, prefix=f"{name}-")
+    own = [one for one in found if one.spec.deployment == name]
+    return choose_rollout(deployment, own, name=rollout, version=version)
 
 
 async def ask_of_rollout(

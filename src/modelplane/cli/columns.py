@@ -11,6 +11,7 @@ from datetime import datetime
 from modelplane.cli import columns_gates, words
 from modelplane.cli.fillers import FILLERS, AnyResource, Row, columns
 from modelplane.decisions.corrections import effective
+from modelplane.decisions.rollout import policy_of
 from modelplane.resources.dataset import Dataset, DatasetVersion
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
@@ -21,6 +22,7 @@ from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.token import Token
+from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.traffic_split import TrafficSplit
 
 __all__ = ["columns_gates", "headers_of", "row_of", "rows_of"]
@@ -50,7 +52,7 @@ def rows_of(resources: Sequence[AnyResource], now: datetime) -> list[Row]:
 @columns(Environment, "STAGE", "GATEWAY", "STRATEGY", "PICKLE")
 def _environment(resource: Environment, _: datetime) -> Row:
     spec = resource.spec
-    gateway = f"{spec.gateway.host}:{spec.gateway.port}"
+    gateway = f"! {spec.gateway.url}" if resource.status.gateway_fault else spec.gateway.url
     return [spec.stage, gateway, words.strategy(spec.strategy), spec.allow_pickle]
 
 
@@ -123,13 +125,15 @@ def _promotion(resource: Promotion, _: datetime) -> Row:
     return [spec.revision.version, status.phase, spec.subject.name, spec.reason or status.message]
 
 
-@columns(Rollout, "VERSIONS", "PHASE", "WEIGHT", "MESSAGE")
+@columns(Rollout, "VERSIONS", "PHASE", "WEIGHT", "STRATEGY", "POLICY", "MESSAGE")
 def _rollout(resource: Rollout, _: datetime) -> Row:
     status = resource.status
     return [
         words.versions(resource),
         status.phase,
-        words.percent(status.weight_pct),
+        words.share(status),
+        status.strategy.type if status.strategy is not None else "",
+        policy_of(resource.spec.lane),
         status.message or status.reason,
     ]
 
@@ -141,6 +145,25 @@ def _traffic_split(resource: TrafficSplit, _: datetime) -> Row:
     refused = status.refused_generation == generation
     in_force = "yes" if status.accepted_generation == generation else "not yet"
     return [", ".join(shares), f"refused: {status.message}" if refused else in_force]
+
+
+@columns(TrafficPolicy, "DEPLOYMENT", "VERSIONS", "RULE", "WHO", "HOOKS", "PHASE", "MESSAGE")
+def _traffic_policy(resource: TrafficPolicy, _: datetime) -> Row:
+    spec, status = resource.spec, resource.status
+    rule = spec.traffic_rule
+    arms = [f"{a.version} {words.percent(a.percentage)}" for a in rule.ab.arms] if rule.ab else []
+    waiting = {hook.hook for hook in status.hooks if hook.state == "waiting"}
+    hooks = [f"{hook} (waiting)" if hook in waiting else hook for hook in spec.monitoring_hooks]
+    refusal = f"the gateway refused its routes: {status.gateway}" if status.gateway else ""
+    return [
+        spec.deployment or "",
+        ", ".join(arms) or spec.version or "",
+        words.strategy(rule),
+        rule.predicate or "everybody",
+        ", ".join(hooks),
+        status.phase,
+        refusal or status.message,
+    ]
 
 
 @columns(Replica, "VERSION", "PHASE", "RESTARTS", "NODE", "MESSAGE")

@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Roll out": {
         "promote": ("promotion", "Promote a version of a deployment to an environment."),
         "rollout": ("rollouts", "Follow and steer rollouts."),
+        "traffic": ("traffic", "See and explain who gets which version."),
         "policy": ("policies", "Try policies on a version, and replay them over the past."),
         "approvals": ("approvals", "See who has to agree to what, and delegate."),
         "approve": ("approvals", "Agree to a promotion that you are asked about."),
@@ -57,6 +58,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Administer": {
         "auth": ("auth", "Ask who one is, and who may do what."),
+        "ca": ("ca", "See and renew the certificate authority behind mutual TLS."),
         "token": ("tokens", "Create, list and revoke tokens."),
         "audit": ("audit", "Read, verify and export the audit log."),
         "evidence": ("evidence", "Export and check the evidence of promotions."),

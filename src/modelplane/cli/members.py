@@ -112,7 +112,7 @@ def _find_gateways(settings: Settings) -> dict[str, str] | None:
             gateway = environment.spec.gateway
             host = _DEFAULT_HOST if gateway.host in {"0.0.0.0", "::"} else gateway.host  # noqa: S104
             with socket.create_connection((host, gateway.port), _ANSWER_TIMEOUT_S):
-                found[environment.metadata.name] = f"http://{host}:{gateway.port}"
+                found[environment.metadata.name] = gateway.url_at(host)
     except (ModelplaneError, OSError):
         return None
     return found or None

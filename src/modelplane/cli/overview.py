@@ -64,7 +64,9 @@ def format_overview(overview: Overview, width: int | None) -> str:
     parts = []
     for environment in overview.environments:
         gateway = environment.spec.gateway
-        head = f"{environment.metadata.name}  gateway http://{gateway.host}:{gateway.port}"
+        head = f"{environment.metadata.name}  gateway {gateway.url}"
+        if environment.status.gateway_fault:
+            head += f"\n! {environment.status.gateway_fault}"
         rows = [_row(overview, item) for item in _deployments_of(overview, environment)]
         body = format_table(_HEADERS, rows, width) if rows else "nothing is deployed here"
         parts.append(f"{head}\n{body}")
@@ -118,11 +120,16 @@ def _traffic(overview: Overview, deployment: ModelDeployment) -> str:
 
 
 def _moving(overview: Overview, deployment: ModelDeployment) -> str:
-    for rollout in overview.rollouts:
-        same = rollout.metadata.environment == deployment.metadata.environment
-        if same and rollout.metadata.name == deployment.status.rollout and not rollout.finished:
-            return f"{rollout.spec.candidate.version} {rollout.status.phase}"
-    return _waiting(overview, deployment)
+    running = [
+        rollout
+        for rollout in overview.rollouts
+        if rollout.metadata.environment == deployment.metadata.environment
+        and rollout.spec.deployment == deployment.metadata.name
+        and not rollout.finished
+    ]
+    running.sort(key=lambda rollout: rollout.spec.ordinal)
+    moving = ", ".join(f"{r.spec.candidate.version} {r.status.phase}" for r in running)
+    return moving or _waiting(overview, deployment)
 
 
 def _waiting(overview: Overview, deployment: ModelDeployment) -> str:

@@ -1,6 +1,7 @@
 """A rollout as people see it. Pure: a rollout in, something that rich prints out.
 
-Called by ``rollout status`` and, once a second, by ``rollout watch``; tested with snapshots.
+Called by ``rollout status`` and, once a second, by ``rollout watch``; tested with snapshots. What
+belongs to one strategy alone is in `rollout_details`.
 """
 
 from __future__ import annotations
@@ -13,26 +14,49 @@ from rich.table import Table
 from rich.text import Text
 
 from modelplane.cli import words
-from modelplane.resources.rollout import MetricReport, Rollout
+from modelplane.cli.rollout_details import describe_details, describe_strategy, describe_warm
+from modelplane.decisions.rollout import ramp_steps
+from modelplane.resources.model_deployment import WarmRevision
+from modelplane.resources.rollout import MetricReport, Rollout, SliceReport
 
 _PHASE_STYLE = {
     "Promoted": "bold green",
+    "Concluded": "bold green",
     "RolledBack": "bold red",
     "Failed": "bold red",
     "Paused": "bold yellow",
     "Superseded": "dim",
 }
 _VERDICT_STYLE = {"pass": "green", "harm": "bold red", "unavailable": "yellow", "undecided": ""}
-_AUTO_STEPS = (1.0, 5.0, 25.0, 50.0)
 _BAR_WIDTH = 60
 
 
-def render_rollout(rollout: Rollout, *, now: datetime) -> RenderableType:
-    """Return the whole view of one rollout; `now` is for ages, in UTC."""
-    parts: list[RenderableType] = [_head(rollout, now), *_bar(rollout)]
+def render_rollout(
+    rollout: Rollout, *, now: datetime, warm: WarmRevision | None = None
+) -> RenderableType:
+    """Return the whole view of one rollout.
+
+    Parameters
+    ----------
+    rollout
+        With what is known of it now.
+    now
+        For ages, in UTC.
+    warm
+        What the deployment keeps running after the switch that the rollout was.
+    """
+    parts: list[RenderableType] = [_head(rollout, now)]
+    if strategy := describe_strategy(rollout):
+        parts.append(Text(strategy, style="dim"))
+    parts += _bar(rollout)
     if rollout.status.metrics:
         parts += [Text(), _metric_table(rollout.status.metrics)]
+    if rollout.status.slices:
+        parts += [Text(), _slice_table(rollout.status.slices)]
     parts += [Text(), Text(_sentence(rollout)), *_counts(rollout)]
+    parts += [Text(line, style="dim") for line in describe_details(rollout, now)]
+    if line := describe_warm(rollout, warm, now):
+        parts.append(Text(line))
     return Group(*parts)
 
 
@@ -46,7 +70,9 @@ def _head(rollout: Rollout, now: datetime) -> RenderableType:
     )
     state = Text(status.phase, style=_PHASE_STYLE.get(status.phase, "bold cyan"))
     if status.phase in words.MOVING:
-        state.append(f"  {words.percent(status.weight_pct)}", style="bold")
+        state.append(f"  {words.share(status)}", style="bold")
+    if status.verdict:
+        state.append(f"  {status.verdict}", style=_VERDICT_STYLE[status.verdict])
     if status.started_at is not None:
         since = words.duration((end - status.started_at).total_seconds())
         state.append(f"  {'in' if rollout.finished else 'for'} {since}", style="dim")
@@ -68,12 +94,14 @@ def _bar(rollout: Rollout) -> Iterator[RenderableType]:
     if status.phase in {"Pending", "Deploying"}:
         return
     weight_pct = 100.0 if status.phase == "Promoted" else status.weight_pct
-    filled = round(_BAR_WIDTH * weight_pct / 100)
-    if weight_pct > 0:
+    shown_pct = status.mirror_pct or weight_pct
+    filled = round(_BAR_WIDTH * shown_pct / 100)
+    if shown_pct > 0:
         filled = max(1, filled)
     bar = Text("█" * filled, style="green" if status.phase == "Promoted" else "cyan")
     bar.append("░" * (_BAR_WIDTH - filled), style="dim")
-    bar.append(f"  candidate {words.percent(weight_pct)}")
+    label = "copied" if status.mirror_pct else "candidate"
+    bar.append(f"  {label} {words.percent(shown_pct)}")
     yield Text()
     yield bar
     steps = _planned_steps(rollout)
@@ -82,7 +110,7 @@ def _bar(rollout: Rollout) -> Iterator[RenderableType]:
         for step in steps:
             done = step < weight_pct
             mark = "●" if step == weight_pct else "✓" if done else "·"
-            line.append(f"   {step:g} {mark}", style="dim" if done else "")
+            line.append(f"   {step:.3g} {mark}", style="dim" if done else "")
         line.append("   promoted " + ("✓" if status.phase == "Promoted" else "·"))
         yield line
 
@@ -90,9 +118,9 @@ def _bar(rollout: Rollout) -> Iterator[RenderableType]:
 def _planned_steps(rollout: Rollout) -> tuple[float, ...]:
     """Return the steps that are planned, and those that were taken besides."""
     declared = rollout.status.strategy
-    if declared is None or declared.canary is None:
+    if declared is None or (declared.canary is None and declared.rolling is None):
         return ()
-    planned = _AUTO_STEPS if declared.canary.steps == "auto" else declared.canary.steps
+    planned = ramp_steps(declared.canary) if declared.canary is not None else ()
     taken = (step.weight_pct for step in rollout.status.steps)
     return tuple(sorted({*planned, *(weight for weight in taken if 0 < weight < 100)}))
 
@@ -117,6 +145,29 @@ def _metric_table(metrics: tuple[MetricReport, ...]) -> RenderableType:
             words.NOTHING if needed is None else f"{needed:,}",
         )
     return table
+
+
+def _slice_table(slices: tuple[SliceReport, ...]) -> RenderableType:
+    """Return the errors of each part of the users; harm to one rolls back for all."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("slice", style="bold")
+    for header in ("stable", "candidate", "requests"):
+        table.add_column(header, justify="right")
+    table.add_column("verdict")
+    for part in slices:
+        verdict = "harm" if part.harm else "undecided"
+        table.add_row(
+            part.name,
+            _rate(part.stable),
+            _rate(part.candidate),
+            f"{part.requests:,}",
+            Text("harm" if part.harm else "no harm", style=_VERDICT_STYLE[verdict]),
+        )
+    return table
+
+
+def _rate(value: float | None) -> str:
+    return words.NOTHING if value is None else f"{value * 100:.3g} %"
 
 
 def _sentence(rollout: Rollout) -> str:

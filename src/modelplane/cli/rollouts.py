@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from modelplane.cli.columns import headers_of, rows_of
 from modelplane.cli.following import follow_rollout, wait_for_rollout
@@ -22,11 +23,17 @@ from modelplane.cli.options import (
     Timeout,
 )
 from modelplane.cli.output import print_json, print_json_line, print_table, print_yaml, remark
+from modelplane.cli.rollout_choice import (
+    WhichRollout,
+    WhichVersion,
+    find_running,
+    find_shown,
+)
+from modelplane.cli.rollout_plan import add_plan_command
 from modelplane.cli.rollout_view import render_rollout
 from modelplane.cli.session import Session, command, make_app
 from modelplane.cli.words import describe_change
 from modelplane.client import Applied
-from modelplane.errors import NotFound
 from modelplane.resources.meta import API_VERSION, DEFAULT_ENVIRONMENT
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.rollout import Rollout
@@ -34,6 +41,7 @@ from modelplane.resources.rollout import Rollout
 app = make_app()
 rollout = make_app()
 app.add_typer(rollout, name="rollout", help="Follow and steer rollouts.")
+add_plan_command(rollout)
 
 Deployment = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Name of the deployment.")]
 
@@ -41,29 +49,39 @@ Deployment = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Name of t
 @command(
     rollout,
     "status",
-    examples=["modelplane rollout status fraud", "modelplane rollout status fraud -e staging"],
+    examples=[
+        "modelplane rollout status fraud",
+        "modelplane rollout status fraud -e staging",
+        "modelplane rollout status fraud --version 1.2.0",
+    ],
 )
 def status(
     session: Session,
     *,
     deployment: Deployment,
     environment: Environment = None,
+    rollout: WhichRollout = None,
+    version: WhichVersion = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show the latest rollout of a deployment: weight, metrics, verdicts, and why."""
+    """Show the rollouts of a deployment that run, or the latest: weight, verdicts, and why."""
     place = environment or DEFAULT_ENVIRONMENT
     found = session.client.get(ModelDeployment, deployment, place)
-    if found.status.rollout is None:
-        raise NotFound(f"{deployment} has had no rollout in {place}")
-    latest = session.client.get(Rollout, found.status.rollout, place)
+    shown = find_shown(session, found, name=rollout, version=version)
+    documents = [one.to_dict() for one in shown]
     if output is Format.JSON:
-        print_json(latest.to_dict())
+        several = {"apiVersion": API_VERSION, "kind": "RolloutList", "items": documents}
+        print_json(documents[0] if len(documents) == 1 else several)
     elif output is Format.YAML:
-        print_yaml([latest.to_dict()])
+        print_yaml(documents)
     elif output is Format.NAME:
-        typer.echo(f"rollout/{latest.metadata.name}")
+        for one in shown:
+            typer.echo(f"rollout/{one.metadata.name}")
     else:
-        Console().print(render_rollout(latest, now=session.now()))
+        warm, views = found.status.warm, list[RenderableType]()
+        for one in shown:
+            views += [Text(), render_rollout(one, now=session.now(), warm=warm)]
+        Console().print(Group(*views[1:]))
 
 
 @command(
@@ -73,6 +91,7 @@ def status(
         "modelplane rollout watch fraud",
         "modelplane rollout watch fraud -e staging -o json",
         "modelplane rollout watch fraud --timeout 30m",
+        "modelplane rollout watch fraud --version 1.2.0",
     ],
 )
 def watch(
@@ -80,24 +99,32 @@ def watch(
     *,
     deployment: Deployment,
     environment: Environment = None,
+    rollout: WhichRollout = None,
+    version: WhichVersion = None,
     timeout: Timeout = "24h",
     output: PlainOutput = Plain.TEXT,
 ) -> None:
-    """Follow the latest rollout to its end, live.
+    """Follow a rollout to its end, live: the one that runs, or the latest.
 
-    The exit code is 0 when it was promoted and 1 when it was not. With -o json each change is
-    one line.
+    The exit code is 0 when it was promoted, or when its A/B test passed, and 1 when not. With
+    -o json each change is one line.
     """
     place = environment or DEFAULT_ENVIRONMENT
-    name = wait_for_rollout(session, deployment, place, timeout=timeout)
+    name = find_running(session, deployment, place, name=rollout, version=version)
+    name = name or wait_for_rollout(session, deployment, place, timeout=timeout)
     rollouts = follow_rollout(session, name, place, timeout=timeout)
     console = Console()
     if output is Plain.TEXT and console.is_terminal:
         last = _watch_live(session, console, rollouts)
     else:
         last = _watch_lines(rollouts, output)
-    if last is None or last.status.phase != "Promoted":
+    if last is None or not _went_well(last):
         raise typer.Exit(1)
+
+
+def _went_well(rollout: Rollout) -> bool:
+    tested = rollout.status.phase == "Concluded" and rollout.status.verdict == "pass"
+    return rollout.status.phase == "Promoted" or tested
 
 
 def _watch_live(session: Session, console: Console, rollouts: Iterator[Rollout]) -> Rollout | None:
@@ -164,11 +191,14 @@ def pause(
     *,
     deployment: Deployment,
     environment: Environment = None,
+    rollout: WhichRollout = None,
+    version: WhichVersion = None,
     reason: Reason = "",
     output: PlainOutput = Plain.TEXT,
 ) -> None:
     """Keep the running rollout's weight as it is; harm still rolls it back."""
-    done = session.client.pause(deployment, environment or DEFAULT_ENVIRONMENT, reason=reason)
+    place = environment or DEFAULT_ENVIRONMENT
+    done = session.client.pause(deployment, place, reason=reason, rollout=rollout, version=version)
     _print_steered(done, "paused", output)
 
 
@@ -178,11 +208,14 @@ def resume(
     *,
     deployment: Deployment,
     environment: Environment = None,
+    rollout: WhichRollout = None,
+    version: WhichVersion = None,
     reason: Reason = "",
     output: PlainOutput = Plain.TEXT,
 ) -> None:
     """Let a paused rollout go on."""
-    done = session.client.resume(deployment, environment or DEFAULT_ENVIRONMENT, reason=reason)
+    place = environment or DEFAULT_ENVIRONMENT
+    done = session.client.resume(deployment, place, reason=reason, rollout=rollout, version=version)
     _print_steered(done, "resumed", output)
 
 
@@ -196,12 +229,16 @@ def promote(
     *,
     deployment: Deployment,
     environment: Environment = None,
+    rollout: WhichRollout = None,
+    version: WhichVersion = None,
     reason: Reason = "",
     output: PlainOutput = Plain.TEXT,
 ) -> None:
     """Finish the running rollout now, without waiting for more evidence."""
     place = environment or DEFAULT_ENVIRONMENT
-    done = session.client.promote_rollout(deployment, place, reason=reason)
+    done = session.client.promote_rollout(
+        deployment, place, reason=reason, rollout=rollout, version=version
+    )
     _print_steered(done, "asked to promote", output)
 
 
@@ -215,11 +252,16 @@ def rollback(
     *,
     deployment: Deployment,
     environment: Environment = None,
+    rollout: WhichRollout = None,
+    version: WhichVersion = None,
     reason: Reason = "",
     output: PlainOutput = Plain.TEXT,
 ) -> None:
     """Take the running rollout back: all traffic to stable. After its end, see `undo`."""
-    done = session.client.rollback(deployment, environment or DEFAULT_ENVIRONMENT, reason=reason)
+    place = environment or DEFAULT_ENVIRONMENT
+    done = session.client.rollback(
+        deployment, place, reason=reason, rollout=rollout, version=version
+    )
     _print_steered(done, "asked to roll back", output)
 
 

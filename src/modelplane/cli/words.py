@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from modelplane.resources.meta import Condition
-from modelplane.resources.rollout import MetricReport, Rollout
+from modelplane.resources.rollout import MetricReport, Rollout, RolloutStatus
 from modelplane.resources.strategy import Strategy
 
 NOTHING = "-"
@@ -82,11 +82,26 @@ def strategy(declared: Strategy | None) -> str:
     """Return a strategy in a word or two; ``default`` when the environment decides."""
     if declared is None:
         return "default"
+    if declared.shadow is not None:
+        return f"shadow {declared.shadow.percentage:g}"
     if declared.canary is None:
-        return "allAtOnce"
+        return declared.type
     steps = declared.canary.steps
     shown = steps if isinstance(steps, str) else ",".join(f"{step:g}" for step in steps)
     return f"canary {shown}"
+
+
+def share(status: RolloutStatus) -> str:
+    """Return what the candidate gets: ``5 %``, or ``copies of 30 %`` for a shadow."""
+    if status.mirror_pct > 0:
+        return f"copies of {percent(status.mirror_pct)}"
+    return percent(status.weight_pct)
+
+
+def moment(at: datetime, now: datetime) -> str:
+    """Return a time to come and how far it is: ``12:30:00 UTC (in 5m00s)``."""
+    day = "" if at.date() == now.date() else f"{at:%Y-%m-%d} "
+    return f"{day}{at:%H:%M:%S} UTC (in {duration((at - now).total_seconds())})"
 
 
 def is_latency(metric: MetricReport) -> bool:
@@ -142,6 +157,6 @@ def describe_change(rollout: Rollout) -> str:
     ``flights-2  1.0.0 → 1.1.0  Ramping 25 %  every metric is within its margin``
     """
     status = rollout.status
-    share = f" {percent(status.weight_pct)}" if status.phase in MOVING else ""
-    what = f"{rollout.metadata.name}  {versions(rollout)}  {status.phase}{share}"
+    part = f" {share(status)}" if status.phase in MOVING else ""
+    what = f"{rollout.metadata.name}  {versions(rollout)}  {status.phase}{part}"
     return f"{what}  {status.message or status.reason}".rstrip()

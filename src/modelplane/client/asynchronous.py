@@ -28,6 +28,7 @@ from modelplane.client.answers import (
 )
 from modelplane.client.artifacts import tar_stream
 from modelplane.client.calls import Call, retry_delay_s
+from modelplane.client.certificates import certify_call, read_part, trust_call
 from modelplane.client.endpoint import find_endpoint
 from modelplane.client.listing import LARGEST_PAGE, Pages
 from modelplane.client.transport import (
@@ -43,6 +44,11 @@ from modelplane.client.transport import (
 from modelplane.client.trees import unpack_tree
 from modelplane.errors import NotFound, TransientError
 from modelplane.ports.store import Change
+from modelplane.resources.certificates import (
+    CertificateRequest,
+    IssuedCertificate,
+    TrustBundle,
+)
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Resource
 from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt
@@ -239,6 +245,14 @@ class AsyncClient:
         """Send one batch; sending it again changes nothing."""
         call = Call("POST", f"{calls.PREFIX}/telemetry", body=batch.to_dict())
         return TelemetryReceipt.model_validate_json(await self._send(call))
+
+    async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
+        """Have a new key of an agent's proxy certified."""
+        return read_part(IssuedCertificate, await self._send(certify_call(request)))
+
+    async def get_trust_bundle(self) -> TrustBundle:
+        """Return whom to trust; raises `NotFound` while no certificate was ever issued."""
+        return read_part(TrustBundle, await self._send(trust_call()))
 
     async def predict(
         self,

@@ -20,8 +20,11 @@ from modelplane.client.answers import (
     read_prediction,
 )
 from modelplane.client.calls import Call
-from modelplane.client.gates import GateClient
+from modelplane.client.certificates import authorities_call, read_part, rotate_call
+from modelplane.client.explaining import ExplainingClient
+from modelplane.client.preflight import PreflightClient
 from modelplane.client.routed import is_routed
+from modelplane.client.traffic import TrafficClient
 from modelplane.client.transport import (
     STREAM_TIMEOUT,
     gateway_url,
@@ -29,6 +32,7 @@ from modelplane.client.transport import (
 )
 from modelplane.errors import TerminalError, TransientError
 from modelplane.ports.store import AuditRecord
+from modelplane.resources.certificates import AuthoritiesStatus
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Resource
 from modelplane.resources.model_deployment import ModelDeployment
@@ -41,7 +45,7 @@ R = TypeVar("R", bound=Resource[Any, Any])
 _POLL_S = 0.25
 
 
-class Client(GateClient):
+class Client(ExplainingClient, PreflightClient, TrafficClient):
     """Speaks to the API; use it as a context manager, or `close` it.
 
     Parameters
@@ -59,6 +63,16 @@ class Client(GateClient):
     ...     client.push("fraud", version="1.2.0", artifact="model.skops", metrics={"auc": 0.93})
     ...     client.promote("fraud", "1.2.0", to="staging")
     """
+
+    # -- certificates ---------------------------------------------------------------------
+
+    def authorities(self) -> AuthoritiesStatus:
+        """Return how the certificate authorities behind mutual TLS stand."""
+        return read_part(AuthoritiesStatus, self._connection.send(authorities_call()))
+
+    def rotate_authority(self, *, reason: str = "") -> AuthoritiesStatus:
+        """Begin to hand over to a new authority; raises `Conflict` while another one joins."""
+        return read_part(AuthoritiesStatus, self._connection.send(rotate_call(reason)))
 
     # -- deployments ----------------------------------------------------------------------
 
@@ -85,33 +99,66 @@ class Client(GateClient):
         return read_applied(ModelDeployment, self._connection.send(call))
 
     def pause(
-        self, deployment: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str = ""
+        self,
+        deployment: str,
+        environment: str = DEFAULT_ENVIRONMENT,
+        *,
+        reason: str = "",
+        rollout: str | None = None,
+        version: str | None = None,
     ) -> Applied[Rollout]:
-        """Keep the running rollout's weight as it is."""
-        return self._ask_of_rollout(deployment, "pause", environment, reason)
+        """Keep the running rollout's weight as it is.
+
+        Where several run, `rollout` or `version` says which is meant.
+        """
+        which = {"rollout": rollout, "version": version}
+        return self._ask_of_rollout(deployment, "pause", environment, reason, **which)
 
     def resume(
-        self, deployment: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str = ""
+        self,
+        deployment: str,
+        environment: str = DEFAULT_ENVIRONMENT,
+        *,
+        reason: str = "",
+        rollout: str | None = None,
+        version: str | None = None,
     ) -> Applied[Rollout]:
-        """Let a paused rollout go on."""
-        return self._ask_of_rollout(deployment, "resume", environment, reason)
+        """Let a paused rollout go on; `rollout` or `version` as for `pause`."""
+        which = {"rollout": rollout, "version": version}
+        return self._ask_of_rollout(deployment, "resume", environment, reason, **which)
 
     def promote_rollout(
-        self, deployment: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str = ""
+        self,
+        deployment: str,
+        environment: str = DEFAULT_ENVIRONMENT,
+        *,
+        reason: str = "",
+        rollout: str | None = None,
+        version: str | None = None,
     ) -> Applied[Rollout]:
-        """Finish the running rollout now, without more evidence."""
-        return self._ask_of_rollout(deployment, "promote-rollout", environment, reason)
+        """Finish a rollout now, without more evidence; `rollout` or `version` as for `pause`."""
+        which = {"rollout": rollout, "version": version}
+        return self._ask_of_rollout(deployment, "promote-rollout", environment, reason, **which)
 
     def rollback(
-        self, deployment: str, environment: str = DEFAULT_ENVIRONMENT, *, reason: str = ""
+        self,
+        deployment: str,
+        environment: str = DEFAULT_ENVIRONMENT,
+        *,
+        reason: str = "",
+        rollout: str | None = None,
+        version: str | None = None,
     ) -> Applied[Rollout]:
-        """Take the running rollout back."""
-        return self._ask_of_rollout(deployment, "rollback", environment, reason)
+        """Take a running rollout back; `rollout` or `version` as for `pause`."""
+        which = {"rollout": rollout, "version": version}
+        return self._ask_of_rollout(deployment, "rollback", environment, reason, **which)
 
     def _ask_of_rollout(
-        self, deployment: str, verb: str, environment: str, reason: str
+        self, deployment: str, verb: str, environment: str, reason: str, **which: str | None
     ) -> Applied[Rollout]:
-        call = calls.act(ModelDeployment, deployment, verb, environment, {"reason": reason})
+        named = {key: value for key, value in which.items() if value is not None}
+        body = {"reason": reason, **named}
+        call = calls.act(ModelDeployment, deployment, verb, environment, body)
         return read_applied(Rollout, self._connection.send(call))
 
     def wait_for_rollout(

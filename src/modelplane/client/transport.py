@@ -71,7 +71,7 @@ def gateway_url(environment: Environment, endpoint: Endpoint) -> str:
     host = gateway.host
     if host in _WILDCARDS:
         host = urlsplit(endpoint.url).hostname or "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{gateway.port}"
+    return gateway.url_at(host)
 
 
 def predict_request(

@@ -81,9 +81,14 @@ class AliasGuardController:
         deployments, _ = await self._store.list(ModelDeployment, place)
         serving = [d.status.stable for d in deployments if d.status.stable is not None]
         promotions, _ = await self._store.list(Promotion, place)
-        done = [p.spec.revision for p in promotions if p.status.phase == "Done"]
-        # The alias `challenger` follows what is being rolled out: approved, or it would not be.
         rollouts, _ = await self._store.list(Rollout, place)
+        tests = {r.spec.promotion for r in rollouts if r.status.phase == "Concluded"}
+        done = [
+            p.spec.revision
+            for p in promotions
+            if p.status.phase == "Done" and p.metadata.name not in tests
+        ]
+        # The alias `challenger` follows what is being rolled out: approved, or it would not be.
         moving = [r.spec.candidate for r in rollouts if not r.finished]
         revisions = [*serving, *done, *moving]
         return {revision.version for revision in revisions if revision.model == model}

@@ -26,19 +26,21 @@ from modelplane.decisions.analysis import (
     absorb_many,
     allowed_weight_pct,
     judge_many,
+    settings_of,
     start_evidence,
     tick_from_batch,
 )
-from modelplane.decisions.analysis_replay import settings_of
 from modelplane.decisions.recordings import KEPT_ROLLOUTS, Recording, chunk_name
-from modelplane.decisions.rollout import ramp_steps
+from modelplane.decisions.rollout_canary import ramp_steps
+from modelplane.decisions.traffic import rule_name
 from modelplane.errors import InvalidResource, ModelplaneError
 from modelplane.ports.clock import Clock
 from modelplane.ports.metrics import Metrics
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.meta import ResourceKey, Subject
 from modelplane.resources.model_deployment import ModelDeployment
-from modelplane.resources.rollout import Judgement, MetricReport, Rollout
+from modelplane.resources.rollout import Judgement, MetricReport, Rollout, SliceReport
+from modelplane.resources.strategy import Strategy
 from modelplane.resources.telemetry import TelemetryBatch
 
 _log = structlog.get_logger(__name__)
@@ -56,11 +58,21 @@ class _Case:
     rollout: Rollout
     deployment: ModelDeployment
     settings: AnalysisSettings
-    steps: tuple[float, ...]
+    strategy: Strategy
 
     @property
     def uid(self) -> str:
         return self.rollout.metadata.uid
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Weights of its ramp in percent; empty where the weight follows no evidence."""
+        return ramp_steps(self.strategy.canary) if self.strategy.canary is not None else ()
+
+    @property
+    def rule(self) -> str:
+        """The routing rule that both versions are counted under."""
+        return rule_name(self.strategy.predicate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,7 @@ class AnalysisController:
         self._evidence: dict[str, EvidenceState] = {}
         self._judgements: dict[str, Judgement] = {}
         self._recordings: dict[str, Recording] = {}
+        self._examples: dict[str, tuple[str, ...]] = {}
 
     async def run(self) -> None:
         """Judge once a second, for ever."""
@@ -117,6 +130,7 @@ class AnalysisController:
                         self._evidence.pop(uid, None)
                         self._judgements.pop(uid, None)
                         self._recordings.pop(uid, None)
+                        self._examples.pop(uid, None)
             except ModelplaneError as error:
                 _log.warning("analysis.follow_failed", error=str(error))
                 await self._clock.sleep(1.0)
@@ -162,8 +176,7 @@ class AnalysisController:
             )
             if deployment is None:
                 continue
-            steps = ramp_steps(strategy.canary) if strategy.canary is not None else ()
-            cases.append(_Case(rollout, deployment, settings_of(analysis), steps))
+            cases.append(_Case(rollout, deployment, settings_of(analysis), strategy))
         return cases
 
     async def _states(self, cases: Sequence[_Case]) -> list[EvidenceState]:
@@ -180,10 +193,14 @@ class AnalysisController:
         return [self._evidence[case.uid] for case in cases]
 
     async def _history(self, case: _Case) -> EvidenceState | None:
-        """Return the evidence of the rollout before, which knows how stable's failures scatter."""
+        """Return the evidence of the rollout before, which knows how stable's failures scatter.
+
+        Under another predicate stable answers other requests, which may scatter otherwise.
+        """
         before = f"{case.rollout.spec.deployment}-{case.rollout.spec.ordinal - 1}"
         rollout = await self._store.find(Rollout, before, case.rollout.metadata.environment)
-        if rollout is None:
+        strategy = rollout.status.strategy if rollout is not None else None
+        if rollout is None or strategy is None or rule_name(strategy.predicate) != case.rule:
             return None
         stored = await self._store.evidence([rollout.metadata.uid])
         return _read_state(stored.get(rollout.metadata.uid))
@@ -197,7 +214,17 @@ class AnalysisController:
             since=created - timedelta(seconds=HISTORY_S),
             after=state.sequences,
         )
+        for batch in batches:
+            self._note_examples(case, batch)
         return [_tick(case, batch, created) for batch in batches]
+
+    def _note_examples(self, case: _Case, batch: TelemetryBatch) -> None:
+        """Keep the newest examples of a shadow's answers that differ, for people to read."""
+        spec = case.rollout.spec
+        for sample in batch.samples:
+            named = (sample.deployment, sample.revision) == (spec.deployment, spec.candidate.short)
+            if sample.examples and named:
+                self._examples[case.uid] = sample.examples
 
     async def _keep(self, judged: Sequence[_Judged]) -> None:
         transaction = Transaction(SUBJECT, fence=self._fence.lease)
@@ -208,6 +235,8 @@ class AnalysisController:
             if uid not in self._recordings:
                 continue  # it finished while it was judged
             judgement = _judgement(one.case, one.state, one.verdict)
+            if judgement is not None:
+                judgement = judgement.with_(examples=self._examples.get(uid, ()))
             if judgement is None or (
                 one.state is self._evidence.get(uid) and judgement == self._judgements.get(uid)
             ):
@@ -254,7 +283,15 @@ class AnalysisController:
 def _tick(case: _Case, batch: TelemetryBatch, created: datetime) -> Tick:
     spec = case.rollout.spec
     stable = spec.stable.short if spec.stable else ""
-    tick = tick_from_batch(batch, spec.deployment, case.uid, stable, spec.candidate.short)
+    tick = tick_from_batch(
+        batch,
+        spec.deployment,
+        case.uid,
+        stable,
+        spec.candidate.short,
+        rule=case.rule,
+        is_mirrored=case.strategy.shadow is not None,
+    )
     if batch.at <= created:
         # Before this rollout only stable's normal is of interest; the same revision may have
         # been a candidate before, and that is not evidence of this rollout.
@@ -275,7 +312,6 @@ def _read_state(record: Mapping[str, Any] | None) -> EvidenceState | None:
 def _judgement(case: _Case, state: EvidenceState, verdict: AnalysisVerdict) -> Judgement | None:
     if state.last_at is None:
         return None
-    ramp = RampSettings(weights_pct=case.steps, shielded=case.deployment.spec.idempotent)
     rate_rps = state.request_rate_rps
     return Judgement(
         # Counts of a step say something of the candidate only once a request has met it there.
@@ -286,7 +322,7 @@ def _judgement(case: _Case, state: EvidenceState, verdict: AnalysisVerdict) -> J
         passes=verdict.passes,
         unavailable=verdict.unavailable,
         bad_replica=verdict.bad_replica,
-        allowed_weight_pct=allowed_weight_pct(rate_rps, verdict.ucb, verdict.stable_rate, ramp),
+        allowed_weight_pct=_allowed_weight_pct(case, rate_rps, verdict),
         stable_rps=rate_rps,
         requests_needed=verdict.requests_still_needed,
         candidate_requests=state.candidate.requests,
@@ -309,8 +345,29 @@ def _judgement(case: _Case, state: EvidenceState, verdict: AnalysisVerdict) -> J
             )
             for metric in verdict.metrics
         ),
+        slices=tuple(
+            SliceReport(
+                name=part.name,
+                requests=part.candidate_trials,
+                stable=part.stable,
+                candidate=part.candidate,
+                e_value=part.e_value,
+                harm=part.harm,
+            )
+            for part in verdict.slices
+        ),
+        compared=verdict.compared,
+        different=verdict.different,
+        different_lower=verdict.different_lower,
         sentence=verdict.reason,
     )
+
+
+def _allowed_weight_pct(case: _Case, rate_rps: float, verdict: AnalysisVerdict) -> float:
+    if not case.steps:
+        return 100.0
+    ramp = RampSettings(weights_pct=case.steps, shielded=case.deployment.spec.idempotent)
+    return allowed_weight_pct(rate_rps, verdict.ucb, verdict.stable_rate, ramp)
 
 
 def _differs(new: Judgement, old: Judgement | None) -> bool:

@@ -133,6 +133,6 @@ class PlacementController:
         conditions = deployment.status.conditions
         return deployment.with_status(
             ready_replicas=ready,
-            url=f"http://{gateway.host}:{gateway.port}/v2/models/{deployment.metadata.name}/infer",
+            url=f"{gateway.url}/v2/models/{deployment.metadata.name}/infer",
             conditions=set_condition(conditions, available, self._clock.now()),
         )

@@ -29,9 +29,10 @@ from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import Resource, ResourceKey, Subject
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
+from modelplane.resources.revision import Revision
 from modelplane.resources.rollout import Rollout
-from modelplane.resources.strategy import Strategy
 from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.traffic_split import TrafficSplit
 
@@ -65,71 +66,106 @@ class RolloutController:
         deployment = await self._store.find(ModelDeployment, key.name, key.environment)
         if deployment is None:
             return None
+        environment = await self._store.get(Environment, key.environment or "")
         running = await load_running(self._store, deployment)
-        after_s: list[float] = []
-        for rollout in running:
-            observed = await self._observe(deployment, rollout)
-            decision = decide_rollout(rollout.spec, rollout.status, observed, now=self._clock.now())
-            others = [other for other in running if other.key != rollout.key]
-            await self._apply(deployment, rollout, others, decision)
+        decided = [
+            (rollout, await self._decide(deployment, environment, rollout)) for rollout in running
+        ]
+        left: list[Rollout] = []
+        promoting: list[tuple[Rollout, RolloutDecision]] = []
+        for rollout, decision in decided:
             if decision.verdict is Verdict.PROMOTE:
-                return 0.0  # what the others are compared with has changed
-            if decision.requeue_after_s is not None:
-                after_s.append(decision.requeue_after_s)
+                promoting.append((rollout, decision))
+            else:
+                left.append(await self._apply(rollout, decision))
+        if promoting:
+            # One at a time: what all others are compared with is gone with it.
+            rollout, decision = promoting[0]
+            others = [*left, *(other for other, _ in promoting[1:])]
+            await self._promote(deployment, rollout, others, decision)
+            return 0.0
+        after_s = [d.requeue_after_s for _, d in decided if d.requeue_after_s is not None]
         return min(after_s, default=None)
 
-    async def _observe(self, deployment: ModelDeployment, rollout: Rollout) -> RolloutObservation:
-        environment_name = deployment.metadata.environment
-        environment = await self._store.get(Environment, environment_name or "")
-        replicas, _ = await self._store.list(
-            Replica, environment_name, labels={"deployment": deployment.metadata.name}
-        )
-        split = await self._store.find(TrafficSplit, deployment.metadata.name, environment_name)
+    async def _decide(
+        self, deployment: ModelDeployment, environment: Environment, rollout: Rollout
+    ) -> RolloutDecision:
+        observed = await self._observe(deployment, environment, rollout)
+        return decide_rollout(rollout.spec, rollout.status, observed, now=self._clock.now())
+
+    async def _observe(
+        self, deployment: ModelDeployment, environment: Environment, rollout: Rollout
+    ) -> RolloutObservation:
+        name, place = deployment.metadata.name, deployment.metadata.environment
+        spec, status = rollout.spec, rollout.status
+        replicas, _ = await self._store.list(Replica, place, labels={"deployment": name})
+        split = await self._store.find(TrafficSplit, name, place)
         evidence = await self._store.evidence([rollout.metadata.uid])
-        candidate = rollout.spec.candidate
+        policy: TrafficPolicy | None = None
+        if spec.lane:
+            policy = await self._store.find(TrafficPolicy, policy_of(spec.lane), place)
+        strategy = effective_strategy(deployment.spec, environment.spec, policy)
+        gone = bool(spec.lane) and policy is None
+        # Before the first decision whatever is there already counts: it may be warm.
+        pending = status.phase == "Pending"
+        wanted = deployment.spec.replicas
+        count = wanted if pending else candidate_count(deployment, rollout)
+        stable = deployment.status.stable
         return RolloutObservation(
             uid=rollout.metadata.uid,
-            strategy=await self._strategy(deployment, environment, rollout),
-            replicas_wanted=deployment.spec.replicas,
-            replicas=choose(
-                candidate,
-                candidate_count(deployment, rollout),
-                replicas,
-                avoid=rollout.status.bad_replica,
-            ),
+            strategy=status.strategy or strategy if gone else strategy,
+            replicas_wanted=wanted,
+            replicas=choose(spec.candidate, count, replicas, avoid=status.bad_replica),
             split=_applied(split),
             judgement=read_judgement(evidence.get(rollout.metadata.uid)),
+            restores_warm=await self._restores_warm(deployment, rollout),
+            stable_changed=_digest(stable) != _digest(spec.stable),
+            policy_gone=gone,
         )
 
-    async def _strategy(
-        self, deployment: ModelDeployment, environment: Environment, rollout: Rollout
-    ) -> Strategy:
-        """Return the strategy that holds for a rollout now: its traffic policy's or the usual."""
-        policy = None
-        if rollout.spec.lane:
-            name = policy_of(rollout.spec.lane)
-            policy = await self._store.find(TrafficPolicy, name, rollout.metadata.environment)
-        return effective_strategy(deployment.spec, environment.spec, policy)
+    async def _restores_warm(self, deployment: ModelDeployment, rollout: Rollout) -> bool:
+        """Whether the rollout goes back to what is still warm after a blue/green switch."""
+        warm = deployment.status.warm
+        if warm is None or warm.until <= self._clock.now():
+            return False
+        if warm.revision.digest != rollout.spec.candidate.digest:
+            return False
+        place = deployment.metadata.environment
+        promotion = await self._store.find(Promotion, rollout.spec.promotion, place)
+        return promotion is not None and promotion.spec.restores is not None
 
-    async def _apply(
+    async def _apply(self, rollout: Rollout, decision: RolloutDecision) -> Rollout:
+        """Write a decision that changes nothing but the rollout; return it as it is now."""
+        if decision.status == rollout.status:
+            return rollout
+        transaction = Transaction(SUBJECT, reason=decision.status.message, fence=self._fence.lease)
+        action = f"rollout.{decision.verdict.value}"
+        transaction.update(rollout.with_(status=decision.status), action)
+        (written,) = await self._store.commit(transaction)
+        assert isinstance(written, Rollout)
+        return written
+
+    async def _promote(
         self,
         deployment: ModelDeployment,
         rollout: Rollout,
         others: Sequence[Rollout],
         decision: RolloutDecision,
     ) -> None:
-        if decision.status == rollout.status:
-            return
+        """Write the end of a rollout, what serves from now on, and that all others are over."""
         transaction = Transaction(SUBJECT, reason=decision.status.message, fence=self._fence.lease)
-        action = f"rollout.{decision.verdict.value}"
-        transaction.update(rollout.with_(status=decision.status), action)
-        if decision.verdict is Verdict.PROMOTE:
-            serving = promoted(deployment, rollout, decision.status, now=self._clock.now())
-            transaction.update(serving, "deployment.promote")
-            for other in others:
+        transaction.update(rollout.with_(status=decision.status), "rollout.promote")
+        serving = promoted(deployment, rollout, decision.status, now=self._clock.now())
+        transaction.update(serving, "deployment.promote")
+        for other in others:
+            if not other.finished:
                 superseded = other.with_spec(superseded_by=rollout.spec.promotion)
                 transaction.update(superseded, "rollout.supersede")
         await self._store.commit(transaction)
+
+
+def _digest(revision: Revision | None) -> str:
+    return revision.digest if revision is not None else ""
 
 
 def _applied(split: TrafficSplit | None) -> AppliedSplit:

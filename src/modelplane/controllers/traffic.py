@@ -11,13 +11,15 @@ from typing import Any
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
 from modelplane.controllers.running import load_running
+from modelplane.decisions.inputs import input_types
 from modelplane.decisions.traffic import decide_split
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.meta import Metadata, Resource, ResourceKey, Subject
+from modelplane.resources.model import ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
-from modelplane.resources.traffic_split import TrafficSplit
+from modelplane.resources.traffic_split import InputType, TrafficSplit
 
 SUBJECT = Subject(name="system:traffic")
 
@@ -54,7 +56,8 @@ class TrafficController:
             replicas, _ = await self._store.list(
                 Replica, key.environment, labels={"deployment": key.name}
             )
-            spec = decide_split(deployment, rollouts, replicas, split)
+            types = await self._input_types(deployment, rollouts)
+            spec = decide_split(deployment, rollouts, replicas, split, input_types=types)
             if spec is not None and split is None:
                 metadata = Metadata(
                     name=key.name, environment=key.environment, labels={"deployment": key.name}
@@ -65,3 +68,15 @@ class TrafficController:
         if transaction:
             await self._store.commit(transaction)
         return None
+
+    async def _input_types(
+        self, deployment: ModelDeployment, rollouts: Sequence[Rollout]
+    ) -> dict[str, InputType]:
+        """Return the inputs that predicates may name; nothing where there is no predicate."""
+        strategies = [rollout.status.strategy for rollout in rollouts]
+        if not any(strategy is not None and strategy.predicate for strategy in strategies):
+            return {}
+        revisions = [deployment.status.stable, *(rollout.spec.candidate for rollout in rollouts)]
+        names = [f"{revision.model}@{revision.version}" for revision in revisions if revision]
+        versions = [await self._store.find(ModelVersion, name) for name in dict.fromkeys(names)]
+        return input_types(version.spec.signature for version in versions if version is not None)

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
+from modelplane.decisions.inputs import input_types
 from modelplane.decisions.rollout import effective_strategy
 from modelplane.decisions.signatures import check_signed
+from modelplane.decisions.strategy_checks import check_strategy
 from modelplane.decisions.versions import LATEST
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import Condition, Metadata, Resource, Subject, set_condition
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.model_deployment import (
+    Lane,
     ModelDeployment,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
@@ -205,6 +208,7 @@ def _admit(
         merged = existing.with_(metadata=metadata, spec=spec)
     merged = _with_conditions(merged, existing, environment, asked.now)
 
+    _check_strategy(merged, version)
     revision = compute_revision(spec, version)
     present = situation.active.spec.revision if situation.active else merged.status.stable
     heading_there = present is not None and present.digest == revision.digest
@@ -213,14 +217,19 @@ def _admit(
         result: Result = "unchanged" if merged == existing else "changed"
         return Admission(result, merged, None, _already(situation, revision, explicit))
 
-    _check_pickle(version, environment)
-    check_signed(version, environment, situation.own_key)
-    warnings = _warn(version, situation)
+    check_allowed(version, environment, situation.own_key)
+    warnings = warn_of_staging(version, situation.environment, situation.in_staging)
     promotion = make_promotion(
         merged, revision, asked, requested_version=requested, warnings=warnings
     )
     result = "created" if existing is None else "changed"
     return Admission(result, with_promotion(merged, promotion), promotion, warnings)
+
+
+def _check_strategy(declared: ModelDeployment, version: ModelVersion) -> None:
+    faults = check_strategy(declared.spec.strategy, input_types([version.spec.signature]))
+    if faults:
+        raise InvalidResource(f"ModelDeployment {declared.metadata.name} is not valid", faults)
 
 
 def _differs(before: ModelDeploymentSpec, spec: ModelDeploymentSpec, version: ModelVersion) -> bool:
@@ -238,10 +247,12 @@ def make_promotion(
     requested_version: str,
     warnings: tuple[str, ...] = (),
     restores: str | None = None,
+    lane: str = "",
 ) -> Promotion:
     """Return the deployment's next promotion: the wish that it run `revision`.
 
-    `restores` names the promotion that brought the revision here before, when this one goes back.
+    `restores` names the promotion that brought the revision here before, when this one goes back;
+    `lane` is the traffic policy's that asks.
     """
     name, ordinal = deployment.metadata.name, deployment.status.promotions + 1
     return Promotion(
@@ -256,15 +267,20 @@ def make_promotion(
             warnings=warnings,
             restores=restores,
             automatic=asked.automatic,
+            lane=lane,
         ),
     )
 
 
 def with_promotion(deployment: ModelDeployment, promotion: Promotion) -> ModelDeployment:
-    """Return `deployment` with `promotion` as its latest."""
-    return deployment.with_status(
-        promotions=promotion.spec.ordinal, promotion=promotion.metadata.name
-    )
+    """Return `deployment` with `promotion` as the latest of its lane."""
+    name, ordinal, lane = promotion.metadata.name, promotion.spec.ordinal, promotion.spec.lane
+    if not lane:
+        return deployment.with_status(promotions=ordinal, promotion=name)
+    before = deployment.status.lanes.get(lane)
+    entry = Lane(promotion=name, rollout=before.rollout if before is not None else None)
+    lanes = {**deployment.status.lanes, lane: entry}
+    return deployment.with_status(promotions=ordinal, lanes=lanes)
 
 
 def _people_s(annotations: dict[str, str]) -> dict[str, str]:
@@ -286,7 +302,7 @@ def _with_conditions(
 ) -> ModelDeployment:
     """Record metrics that are declared and cannot be measured, or that this is over."""
     strategy = effective_strategy(merged.spec, environment.spec)
-    rules = strategy.canary.analysis.metrics if strategy.canary else ()
+    rules = strategy.analysis.metrics if strategy.analysis else ()
     unmeasured = [rule.name for rule in rules if rule.name not in _MEASURED]
     before = next((c for c in merged.status.conditions if c.type == "MetricUnavailable"), None)
     if not unmeasured and (before is None or before.status == "False"):
@@ -319,6 +335,12 @@ def _check_name(name: str) -> None:
         )
 
 
+def check_allowed(version: ModelVersion, environment: Environment, own_key: str) -> None:
+    """Raise `InvalidResource` unless the environment loads such a version."""
+    _check_pickle(version, environment)
+    check_signed(version, environment, own_key)
+
+
 def _check_pickle(version: ModelVersion, environment: Environment) -> None:
     artifact = version.spec.artifact
     if artifact is None or artifact.format != "joblib" or environment.spec.allow_pickle != "never":
@@ -337,13 +359,14 @@ def _describe_missing(version: ModelVersion) -> str:
     return ready.message if ready else f"they are at {version.spec.source}"
 
 
-def _warn(version: ModelVersion, situation: Situation) -> tuple[str, ...]:
-    if situation.environment.spec.stage != "production" or situation.in_staging:
+def warn_of_staging(
+    version: ModelVersion, environment: Environment, in_staging: bool
+) -> tuple[str, ...]:
+    """Say that a version goes to production without having been in staging, if it does."""
+    if environment.spec.stage != "production" or in_staging:
         return ()
     label = f"{version.spec.model} {version.spec.version}"
-    return (
-        f"{label} goes to {situation.environment.metadata.name} without having been in staging",
-    )
+    return (f"{label} goes to {environment.metadata.name} without having been in staging",)
 
 
 def _already(situation: Situation, revision: Revision, explicit: bool) -> tuple[str, ...]:

@@ -20,9 +20,11 @@ from modelplane.decisions.analysis_evidence import (
     EvidenceState,
     MetricEvidence,
     ReplicaEvidence,
+    SliceEvidence,
     VersionTotals,
     start_evidence,
 )
+from modelplane.decisions.analysis_findings import AnalysisVerdict, MetricVerdict, SliceVerdict
 from modelplane.decisions.analysis_inputs import (
     ERRORS,
     LATENCY,
@@ -31,14 +33,10 @@ from modelplane.decisions.analysis_inputs import (
     Outcomes,
     Tick,
     VersionCounts,
+    settings_of,
     tick_from_batch,
 )
-from modelplane.decisions.analysis_verdict import (
-    AnalysisVerdict,
-    MetricVerdict,
-    judge,
-    judge_many,
-)
+from modelplane.decisions.analysis_verdict import judge, judge_many
 
 __all__ = [
     "ERRORS",
@@ -53,6 +51,8 @@ __all__ = [
     "Outcomes",
     "RampSettings",
     "ReplicaEvidence",
+    "SliceEvidence",
+    "SliceVerdict",
     "Tick",
     "VersionCounts",
     "VersionTotals",
@@ -62,6 +62,7 @@ __all__ = [
     "judge",
     "judge_many",
     "next_weight_pct",
+    "settings_of",
     "start_evidence",
     "tick_from_batch",
 ]

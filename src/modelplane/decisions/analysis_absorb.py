@@ -27,11 +27,14 @@ from modelplane.decisions.analysis_evidence import (
 from modelplane.decisions.analysis_inputs import (
     ERRORS,
     LATENCY,
+    NOTHING,
     AnalysisSettings,
     Outcomes,
     Tick,
     VersionCounts,
 )
+from modelplane.decisions.analysis_slices import add_to_slices, slice_rows, track_slices
+from modelplane.decisions.analysis_warm_up import arm_warm_metrics, renew_latency_thresholds
 from modelplane.stats.betting import FloatArray
 from modelplane.stats.dispersion import (
     DispersionState,
@@ -40,30 +43,12 @@ from modelplane.stats.dispersion import (
     update_dispersion,
     update_with_series,
 )
-from modelplane.stats.latency import (
-    DEFAULT_SLOWDOWN,
-    QUANTILES,
-    exceedances,
-    fix_thresholds,
-    merge_histograms,
-)
+from modelplane.stats.latency import QUANTILES, exceedances, merge_histograms
 from modelplane.stats.replicas import counts_without_each
-from modelplane.stats.sequential import (
-    EXCEEDANCE,
-    HARM_BETS,
-    HARM_ONLY,
-    SequentialState,
-    arm,
-    new_state,
-    update,
-)
+from modelplane.stats.sequential import HARM_BETS, HARM_ONLY, SequentialState, update
 from modelplane.stats.sequential_rows import split, stack
 
 RATE_MEMORY_S = 30.0
-RENEW_AFTER_S = 15.0
-RENEW_AFTER_REQUESTS = 500
-"""So many requests to stable, and seconds, are between two sets of latency thresholds."""
-_NOTHING = Outcomes()
 _NO_THRESHOLDS = [math.inf] * len(QUANTILES)
 
 
@@ -96,6 +81,7 @@ def absorb_many(
     moved = [index for index, batch in enumerate(waiting) if batch]
     for index in moved:
         state = _with_metrics(result[index], settings[index])
+        state = track_slices(state, settings[index].slices)
         result[index], waiting[index] = _absorb_history(state, waiting[index])
     for turn in range(max(map(len, waiting), default=0)):
         chosen = [index for index in moved if turn < len(waiting[index])]
@@ -105,8 +91,8 @@ def absorb_many(
         for index, state in zip(chosen, absorbed, strict=True):
             result[index] = state
     for index in moved:
-        result[index] = _arm_warm_metrics(result[index], settings[index])
-        result[index] = _renew_latency_thresholds(result[index], settings[index])
+        result[index] = arm_warm_metrics(result[index], settings[index])
+        result[index] = renew_latency_thresholds(result[index], settings[index])
     return result
 
 
@@ -135,8 +121,11 @@ def _absorb_history(state: EvidenceState, ticks: list[Tick]) -> tuple[EvidenceSt
         return state, ticks
     history = ticks[:count]
     metrics = tuple(_with_history(metric, history) for metric in state.metrics)
+    if state.slices:
+        rows = np.sum([slice_rows(state, tick) for tick in history], axis=0)
+        state = replace(state, slice_tests=update(state.slice_tests, rows))
     for tick in history:
-        state = _with_tick(state, tick, metrics, state.leave_one_out)
+        state = _with_tick(state, tick, metrics, (state.leave_one_out, state.slice_tests))
     return state, ticks[count:]
 
 
@@ -172,13 +161,13 @@ def _absorb_one_each(states: Sequence[EvidenceState], ticks: Sequence[Tick]) -> 
     ]
     outcomes = iter(_absorb_outcomes([pair for pair in pairs if pair[0].name != LATENCY]))
     latencies = iter(_absorb_latencies([pair for pair in pairs if pair[0].name == LATENCY]))
-    leave_one_out = _absorb_replicas(states, ticks)
+    harm_tests = _absorb_harm_tests(states, ticks)
     result = []
-    for state, tick, without in zip(states, ticks, leave_one_out, strict=True):
+    for state, tick, tests in zip(states, ticks, harm_tests, strict=True):
         metrics = tuple(
             next(latencies if metric.name == LATENCY else outcomes) for metric in state.metrics
         )
-        result.append(_with_tick(state, tick, metrics, without))
+        result.append(_with_tick(state, tick, metrics, tests))
     return result
 
 
@@ -258,30 +247,34 @@ def _update_rows(
     return split(tests, sizes), split_dispersion(dispersions, sizes)
 
 
-def _absorb_replicas(
+def _absorb_harm_tests(
     states: Sequence[EvidenceState], ticks: Sequence[Tick]
-) -> list[SequentialState]:
-    """The harm tests of errors without each candidate replica."""
+) -> Sequence[tuple[SequentialState, SequentialState]]:
+    """The harm tests of errors without each candidate replica, and in each slice."""
+    before = [tests for state in states for tests in (state.leave_one_out, state.slice_tests)]
     counts = [
-        row for state, tick in zip(states, ticks, strict=True) for row in _replica_rows(state, tick)
+        row
+        for state, tick in zip(states, ticks, strict=True)
+        for row in (*_replica_rows(state, tick), *slice_rows(state, tick))
     ]
-    if not counts:
-        return [state.leave_one_out for state in states]
-    tests = update(stack([state.leave_one_out for state in states]), counts)
-    return split(tests, [len(state.replicas) for state in states])
+    after = before
+    if counts:
+        sizes = [size for state in states for size in (len(state.replicas), len(state.slices))]
+        after = split(update(stack(before), counts), sizes)
+    return list(zip(after[::2], after[1::2], strict=True))
 
 
 def _replica_rows(state: EvidenceState, tick: Tick) -> Sequence[tuple[float, float, float, float]]:
     stable, candidate = tick.stable, tick.candidate
     whole = (candidate.requests, candidate.failures, stable.requests, stable.failures)
-    attempts = [candidate.replicas.get(replica.name, _NOTHING) for replica in state.replicas]
+    attempts = [candidate.replicas.get(replica.name, NOTHING) for replica in state.replicas]
     return counts_without_each(whole, [(one.trials, one.failures) for one in attempts])
 
 
 def _outcomes(version: VersionCounts, name: str) -> Outcomes:
     if name == ERRORS:
         return Outcomes(version.requests, version.failures)
-    return version.outcomes.get(name, _NOTHING)
+    return version.outcomes.get(name, NOTHING)
 
 
 def _with_metrics(state: EvidenceState, settings: AnalysisSettings) -> EvidenceState:
@@ -305,7 +298,7 @@ def _with_replicas(state: EvidenceState, tick: Tick) -> EvidenceState:
     )
     return replace(
         state,
-        replicas=(*state.replicas, *(ReplicaEvidence(name, _NOTHING) for name in fresh)),
+        replicas=(*state.replicas, *(ReplicaEvidence(name, NOTHING) for name in fresh)),
         leave_one_out=stack([state.leave_one_out, *([harm_part] * len(fresh))]),
     )
 
@@ -314,9 +307,9 @@ def _with_tick(
     state: EvidenceState,
     tick: Tick,
     metrics: tuple[MetricEvidence, ...],
-    leave_one_out: SequentialState,
+    harm_tests: tuple[SequentialState, SequentialState],
 ) -> EvidenceState:
-    """The state with the tick's metrics, totals, times and sequence."""
+    """The state with the tick's metrics, harm tests, totals, times and sequence."""
     passed_s = tick.seconds
     if state.last_at is not None:
         passed_s = max(0.0, (tick.at - state.last_at).total_seconds())
@@ -346,7 +339,12 @@ def _with_tick(
         stable=state.stable.plus(tick.stable),
         candidate=state.candidate.plus(tick.candidate),
         replicas=tuple(_with_attempts(replica, tick) for replica in state.replicas),
-        leave_one_out=leave_one_out,
+        leave_one_out=harm_tests[0],
+        slices=add_to_slices(state.slices, tick),
+        slice_tests=harm_tests[1],
+        compared=state.compared.plus(
+            tick.candidate.compared.trials, tick.candidate.compared.failures
+        ),
     )
 
 
@@ -367,75 +365,3 @@ def _with_sequence(
     if len(result) > MAX_SEQUENCES:
         result.pop(next(iter(result)))
     return result
-
-
-def _arm_warm_metrics(state: EvidenceState, settings: AnalysisSettings) -> EvidenceState:
-    """End the warm-up of each metric that has seen enough of stable.
-
-    Done once for each batch, so that a rollout that starts with a long history learns stable's
-    normal from all of it.
-    """
-    if all(metric.armed for metric in state.metrics):
-        return state
-    if state.first_at is None or state.last_at is None:
-        return state
-    if (state.last_at - state.first_at).total_seconds() < settings.warm_up_s:
-        return state
-    declared = {metric.name: metric.margin for metric in settings.judged_metrics()}
-    metrics = []
-    leave_one_out = state.leave_one_out
-    for metric in state.metrics:
-        if metric.armed or metric.stable.trials < settings.warm_up_min_stable_requests:
-            metrics.append(metric)
-        elif metric.name == LATENCY:
-            armed = _arm_latency(metric, declared[LATENCY])
-            metrics.append(replace(armed, recent_latency={}, renewed_at=state.last_at))
-        else:
-            margin = declared[metric.name] or settings.default_margin(
-                float(metric.tests.stable_rate[0])
-            )
-            shift = settings.kappa * margin
-            metrics.append(replace(metric, margin=margin, tests=arm(metric.tests, shift, margin)))
-            if metric.name == ERRORS:
-                leave_one_out = arm(leave_one_out, shift)
-    return replace(state, metrics=tuple(metrics), leave_one_out=leave_one_out)
-
-
-def _arm_latency(metric: MetricEvidence, margin: float | None) -> MetricEvidence:
-    """Fix the thresholds; the warm-up's exceedances become the history of the tests."""
-    slowdown = DEFAULT_SLOWDOWN if margin is None else margin
-    thresholds = fix_thresholds(metric.stable_latency, slowdown)
-    requests, above = exceedances([metric.stable_latency], [[t.stable_us for t in thresholds]])
-    tests = new_state(EXCEEDANCE, len(thresholds))
-    tests.history[:, 2] = requests[0]
-    tests.history[:, 3] = above[0]
-    return replace(metric, thresholds=thresholds, tests=arm(tests, 0.0))
-
-
-def _renew_latency_thresholds(state: EvidenceState, settings: AnalysisSettings) -> EvidenceState:
-    """Follow stable's latency: fix the thresholds anew from what it did lately.
-
-    What is ordinary changes with the hour, and the warm-up may have been unlike it (a candidate
-    that starts on the same machine slows stable down); thresholds that nobody exceeds any more
-    would give no evidence. The tests stay valid, because each second is judged by thresholds
-    that were fixed before it: a candidate at most as much slower as allowed exceeds any such
-    threshold at most as often as stable does.
-    """
-    metric = state.metric(LATENCY)
-    if metric is None or not metric.thresholds or state.last_at is None:
-        return state
-    seen = sum(metric.recent_latency.values())
-    since = metric.renewed_at or state.last_at
-    if seen < RENEW_AFTER_REQUESTS or (state.last_at - since).total_seconds() < RENEW_AFTER_S:
-        return state
-    declared = {one.name: one.margin for one in settings.judged_metrics()}[LATENCY]
-    slowdown = DEFAULT_SLOWDOWN if declared is None else declared
-    renewed = replace(
-        metric,
-        thresholds=fix_thresholds(metric.recent_latency, slowdown),
-        # Half of it stays, so that the next thresholds do not jump.
-        recent_latency={us: n // 2 for us, n in metric.recent_latency.items() if n > 1},
-        renewed_at=state.last_at,
-    )
-    others = [renewed if one.name == LATENCY else one for one in state.metrics]
-    return replace(state, metrics=tuple(others))

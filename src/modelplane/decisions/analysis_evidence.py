@@ -10,7 +10,7 @@ all of it is written, exactly, with the last sequence of each gateway in the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from modelplane.decisions.analysis_inputs import (
     ERRORS,
     LATENCY,
+    NOTHING,
     AnalysisSettings,
     Outcomes,
     VersionCounts,
@@ -40,7 +41,9 @@ from modelplane.stats.sequential import (
 )
 from modelplane.stats.sequential_rows import row_from_dict, row_to_dict, stack
 
-EVIDENCE_FORMAT = 1
+EVIDENCE_FORMAT = 2
+_READABLE_FORMATS = (1, 2)
+"""In the first one there were no slices and no compared answers."""
 MAX_REPLICAS = 32
 """Candidate replicas told apart; later ones are never left out."""
 MAX_SEQUENCES = 64
@@ -119,6 +122,15 @@ class ReplicaEvidence:
     attempts: Outcomes
 
 
+@dataclass(frozen=True, slots=True)
+class SliceEvidence:
+    """Requests of one part of the users so far."""
+
+    name: str
+    stable: Outcomes = NOTHING
+    candidate: Outcomes = NOTHING
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EvidenceState:
     """Everything analysis keeps of one rollout.
@@ -139,6 +151,10 @@ class EvidenceState:
         Decaying sums for the request rate.
     replicas, leave_one_out
         Candidate replicas and the harm test of errors without each, row by row.
+    slices, slice_tests
+        Declared parts of the users and the harm test of errors in each, row by row.
+    compared
+        Of a shadow: pairs of answers compared, and those that differ.
     """
 
     rollout_uid: str
@@ -156,6 +172,9 @@ class EvidenceState:
     candidate: VersionTotals = VersionTotals()
     replicas: tuple[ReplicaEvidence, ...] = ()
     leave_one_out: SequentialState = field(default_factory=lambda: new_state(HARM_ONLY, 0))
+    slices: tuple[SliceEvidence, ...] = ()
+    slice_tests: SequentialState = field(default_factory=lambda: new_state(HARM_ONLY, 0))
+    compared: Outcomes = NOTHING
 
     @property
     def request_rate_rps(self) -> float:
@@ -191,6 +210,16 @@ class EvidenceState:
                 }
                 for row, replica in enumerate(self.replicas)
             ],
+            "slices": [
+                {
+                    "name": part.name,
+                    "stable": [part.stable.trials, part.stable.failures],
+                    "candidate": [part.candidate.trials, part.candidate.failures],
+                    "tests": row_to_dict(self.slice_tests, row),
+                }
+                for row, part in enumerate(self.slices)
+            ],
+            "compared": [self.compared.trials, self.compared.failures],
         }
 
     @staticmethod
@@ -202,14 +231,13 @@ class EvidenceState:
         InvalidResource
             When a later modelplane wrote the record.
         """
-        if record.get("format") != EVIDENCE_FORMAT:
+        if record.get("format") not in _READABLE_FORMATS:
             raise InvalidResource(
                 f"evidence of rollout {record.get('rollout_uid')!r} has format "
                 f"{record.get('format')!r}, this modelplane reads {EVIDENCE_FORMAT}",
                 hint="run the modelplane that wrote it, or start the rollout again",
             )
-        replicas = record["replicas"]
-        rows = [row_from_dict(replica["tests"]) for replica in replicas]
+        replicas, slices = record["replicas"], record.get("slices", [])
         return EvidenceState(
             rollout_uid=record["rollout_uid"],
             step_id=record["step_id"],
@@ -228,7 +256,13 @@ class EvidenceState:
                 ReplicaEvidence(replica["name"], Outcomes(*replica["attempts"]))
                 for replica in replicas
             ),
-            leave_one_out=stack(rows) if rows else new_state(HARM_ONLY, 0),
+            leave_one_out=_harm_tests(replicas),
+            slices=tuple(
+                SliceEvidence(part["name"], Outcomes(*part["stable"]), Outcomes(*part["candidate"]))
+                for part in slices
+            ),
+            slice_tests=_harm_tests(slices),
+            compared=Outcomes(*record.get("compared", (0, 0))),
         )
 
 
@@ -305,6 +339,11 @@ def _metric_from_dict(record: Mapping[str, Any]) -> MetricEvidence:
         recent_latency=dict(record["recent_latency"]),
         renewed_at=_time_from_text(record["renewed_at"]),
     )
+
+
+def _harm_tests(records: Sequence[Mapping[str, Any]]) -> SequentialState:
+    rows = [row_from_dict(record["tests"]) for record in records]
+    return stack(rows) if rows else new_state(HARM_ONLY, 0)
 
 
 def _totals_to_list(totals: VersionTotals) -> list[int]:

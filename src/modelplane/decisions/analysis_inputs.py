@@ -7,12 +7,15 @@ gateways report. Only data; nothing here keeps or concludes anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from modelplane.decisions.routing import OVERRIDE_RULE
+from modelplane.resources.strategy import Analysis
 from modelplane.resources.telemetry import TelemetryBatch, VariantSample
-from modelplane.stats.latency import Histogram, histogram_from_bins
+from modelplane.resources.traffic_split import DEFAULT_RULE
+from modelplane.stats.latency import QUANTILES, Histogram, histogram_from_bins, merge_histograms
 
 ERRORS = "errors"
 LATENCY = "latency"
@@ -32,11 +35,20 @@ class MetricSettings:
         of stable's quantiles, positive. None for the default.
     weight
         Share of alpha relative to the other metrics, positive.
+    percentile
+        Of latency: the one that is judged, of 50, 95 and 99; None for all of them.
     """
 
     name: str
     margin: float | None = None
     weight: float = 1.0
+    percentile: int | None = None
+
+    def quantile_rows(self, every: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the rows of `QUANTILES` that are judged: the declared one's, else `every`."""
+        if self.percentile is None:
+            return every
+        return (QUANTILES.index(self.percentile / 100),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,9 @@ class AnalysisSettings:
         Both must be reached before a metric is judged.
     stale_after_s
         Counts older than this, in seconds, let nothing pass.
+    slices
+        Parts of the users whose errors are judged by themselves too, such as
+        ``user.region=west``.
     """
 
     alpha: float = 0.05
@@ -71,6 +86,7 @@ class AnalysisSettings:
     warm_up_min_stable_requests: int = 100
     warm_up_s: float = 10.0
     stale_after_s: float = 15.0
+    slices: tuple[str, ...] = ()
 
     def judged_metrics(self) -> tuple[MetricSettings, ...]:
         """Return the metrics with ``errors`` among them: no candidate may fail unseen."""
@@ -100,6 +116,9 @@ class Outcomes:
         return Outcomes(self.trials + trials, self.failures + failures)
 
 
+NOTHING = Outcomes()
+
+
 @dataclass(frozen=True, slots=True)
 class VersionCounts:
     """What one version did in one interval.
@@ -116,6 +135,10 @@ class VersionCounts:
         Attempts and failed attempts of each replica.
     outcomes
         Other yes/no outcomes by metric name.
+    slices
+        Requests and failures of each declared part of the users.
+    compared
+        Of a shadow: pairs of answers compared, and those that differ.
     """
 
     requests: int = 0
@@ -124,6 +147,8 @@ class VersionCounts:
     latency: Histogram = field(default_factory=dict)
     replicas: Mapping[str, Outcomes] = field(default_factory=dict)
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+    slices: Mapping[str, Outcomes] = field(default_factory=dict)
+    compared: Outcomes = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +178,29 @@ class Tick:
     seconds: float = 1.0
 
 
+def settings_of(analysis: Analysis) -> AnalysisSettings:
+    """Return the settings that a strategy's analysis declares."""
+    return AnalysisSettings(
+        alpha=analysis.alpha,
+        metrics=tuple(
+            MetricSettings(rule.name, rule.margin, rule.weight, rule.percentile)
+            for rule in analysis.metrics
+        ),
+        slices=tuple(f"{part.by}={value}" for part in analysis.slices for value in part.values),
+    )
+
+
 def tick_from_batch(
-    batch: TelemetryBatch, deployment: str, rollout_uid: str, stable: str, candidate: str
+    batch: TelemetryBatch,
+    deployment: str,
+    rollout_uid: str,
+    stable: str,
+    candidate: str,
+    *,
+    rule: str = DEFAULT_RULE,
+    is_mirrored: bool = False,
 ) -> Tick:
-    """Read one deployment's counts from what a gateway sent.
+    """Read one rollout's counts from what a gateway sent.
 
     Parameters
     ----------
@@ -164,23 +208,62 @@ def tick_from_batch(
         Whose counts; a split of another rollout gives no step.
     stable, candidate
         Short digests of the two revisions.
+    rule
+        The routing rule that both are counted under: only who is under the same rule can be
+        compared.
+    is_mirrored
+        Whether the candidate gets copies only. They are counted without a rule, and without a
+        predicate they are made under all rules.
     """
-    samples = {s.revision: s for s in batch.samples if s.deployment == deployment}
+    own = [sample for sample in batch.samples if sample.deployment == deployment]
+    every_rule = is_mirrored and rule == DEFAULT_RULE
     return Tick(
         proxy=batch.proxy,
         boot_id=batch.boot_id,
         sequence=batch.sequence,
         at=batch.at,
         step_id=batch.steps.get(deployment, {}).get(rollout_uid),
-        stable=_counts_from_sample(samples.get(stable)),
-        candidate=_counts_from_sample(samples.get(candidate)),
+        stable=_counts(s for s in own if s.revision == stable and _is_under(s, rule, every_rule)),
+        candidate=_counts(
+            s for s in own if s.revision == candidate and _is_under(s, rule, is_mirrored)
+        ),
         seconds=batch.seconds,
     )
 
 
-def _counts_from_sample(sample: VariantSample | None) -> VersionCounts:
-    if sample is None:
-        return VersionCounts()
+def _is_under(sample: VariantSample, rule: str, every_rule: bool) -> bool:
+    name = sample.rule or DEFAULT_RULE
+    # Requests that chose their version themselves say nothing of anybody else.
+    return name == rule or (every_rule and name != OVERRIDE_RULE)
+
+
+def _counts(samples: Iterable[VariantSample]) -> VersionCounts:
+    counted = [_counts_from_sample(sample) for sample in samples]
+    total = counted[0] if counted else VersionCounts()
+    for more in counted[1:]:
+        total = VersionCounts(
+            requests=total.requests + more.requests,
+            failures=total.failures + more.failures,
+            client_failures=total.client_failures + more.client_failures,
+            latency=merge_histograms(total.latency, more.latency),
+            replicas=_sum_outcomes(total.replicas, more.replicas),
+            outcomes=_sum_outcomes(total.outcomes, more.outcomes),
+            slices=_sum_outcomes(total.slices, more.slices),
+            compared=total.compared.plus(more.compared.trials, more.compared.failures),
+        )
+    return total
+
+
+def _sum_outcomes(
+    left: Mapping[str, Outcomes], right: Mapping[str, Outcomes]
+) -> dict[str, Outcomes]:
+    result = dict(left)
+    for name, more in right.items():
+        result[name] = result.get(name, NOTHING).plus(more.trials, more.failures)
+    return result
+
+
+def _counts_from_sample(sample: VariantSample) -> VersionCounts:
     return VersionCounts(
         requests=sample.requests,
         failures=sample.failures,
@@ -190,4 +273,8 @@ def _counts_from_sample(sample: VariantSample | None) -> VersionCounts:
             name: Outcomes(replica.attempts, replica.failures)
             for name, replica in sample.replicas.items()
         },
+        slices={
+            name: Outcomes(part.requests, part.failures) for name, part in sample.slices.items()
+        },
+        compared=Outcomes(sample.compared, min(sample.different, sample.compared)),
     )

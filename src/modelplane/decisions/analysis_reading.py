@@ -68,7 +68,7 @@ class LatencyReading:
     Attributes
     ----------
     e_value, counted_e_value
-        Means over the quantiles, as in :class:`OutcomeReading`.
+        Means over the judged quantiles, as in :class:`OutcomeReading`.
     faster_log_e_values
         Evidence that the candidate exceeds its thresholds less often than stable.
     best_log_wealth
@@ -88,37 +88,58 @@ class LatencyReading:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceReading:
-    """Numbers of one rollout: each metric's, in order, and errors without each replica."""
+    """Numbers of one rollout.
+
+    Attributes
+    ----------
+    metrics
+        Each metric's, in order.
+    e_values_without_replicas
+        Evidence of harm by errors without each candidate replica.
+    e_values_of_slices, counted_e_values_of_slices
+        Evidence of harm by errors in each slice, as in :class:`OutcomeReading`.
+    """
 
     metrics: tuple[OutcomeReading | LatencyReading, ...]
     e_values_without_replicas: tuple[float, ...]
+    e_values_of_slices: tuple[float, ...]
+    counted_e_values_of_slices: tuple[float, ...]
 
 
 def read_many(
     states: Sequence[EvidenceState], settings: Sequence[AnalysisSettings]
 ) -> list[EvidenceReading]:
     """Read all evidence together; one entry for each rollout."""
-    outcomes, latencies, betas = [], [], []
+    outcomes, latencies, betas, rows = [], [], [], []
     for state, one in zip(states, settings, strict=True):
         for metric in state.metrics:
             if metric.name == LATENCY:
                 latencies.append(metric)
+                rows.append(_judged_rows(one))
             else:
                 outcomes.append(metric)
                 betas.append(one.beta)
     outcome_readings = iter(_read_outcomes(outcomes, betas))
-    latency_readings = iter(_read_latencies(latencies))
-    without = _read_without_replicas(states)
+    latency_readings = iter(_read_latencies(latencies, rows))
+    harm = _read_harm_tests(states)
     return [
         EvidenceReading(
             tuple(
                 next(latency_readings) if metric.name == LATENCY else next(outcome_readings)
                 for metric in state.metrics
             ),
-            e_values,
+            *harm_values,
         )
-        for state, e_values in zip(states, without, strict=True)
+        for state, harm_values in zip(states, harm, strict=True)
     ]
+
+
+def _judged_rows(settings: AnalysisSettings) -> list[bool]:
+    """Which quantiles of latency a rollback looks at."""
+    every = tuple(range(len(QUANTILES)))
+    declared = next((m for m in settings.metrics if m.name == LATENCY), None)
+    judged = declared.quantile_rows(every) if declared else every
+    return [row in judged for row in every]
 
 
 def _read_outcomes(
@@ -144,7 +165,9 @@ def _read_outcomes(
     ]
 
 
-def _read_latencies(metrics: Sequence[MetricEvidence]) -> list[LatencyReading]:
+def _read_latencies(
+    metrics: Sequence[MetricEvidence], judged: Sequence[Sequence[bool]]
+) -> list[LatencyReading]:
     if not metrics:
         return []
     shape = (len(metrics), len(QUANTILES))
@@ -154,7 +177,9 @@ def _read_latencies(metrics: Sequence[MetricEvidence]) -> list[LatencyReading]:
     e_values = e_value(tests, scatter)
     counted = np.where(exceeded >= MIN_FAILURES_PER_PHI * scatter, e_values, 0.0)
     stable_rate = tests.stable_rate
-    means = (e_values.reshape(shape).mean(axis=1), counted.reshape(shape).mean(axis=1))
+    share = np.array(judged, dtype=np.float64)
+    share /= share.sum(axis=1, keepdims=True)
+    means = [(values.reshape(shape) * share).sum(axis=1) for values in (e_values, counted)]
     rows = (
         scatter,
         faster_log_e_value(tests, scatter),
@@ -172,22 +197,25 @@ def _read_latencies(metrics: Sequence[MetricEvidence]) -> list[LatencyReading]:
     ]
 
 
-def _read_without_replicas(states: Sequence[EvidenceState]) -> list[tuple[float, ...]]:
-    """E-values of errors without each candidate replica, read with the phi of errors."""
-    replicated = [state for state in states if state.replicas]
-    if not replicated:
-        return [()] * len(states)
-    sizes = [len(state.replicas) for state in replicated]
-    scatter = phi(
-        stack_dispersion(
-            [
-                metric.dispersion
-                for state in replicated
-                for metric in state.metrics
-                if metric.name == ERRORS
-            ]
-        )
-    )
-    tests = stack([state.leave_one_out for state in replicated])
-    values = iter(e_value(tests, np.repeat(scatter, sizes)).tolist())
-    return [tuple(next(values) for _ in state.replicas) for state in states]
+def _read_harm_tests(
+    states: Sequence[EvidenceState],
+) -> list[tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]]:
+    """E-values of errors without each replica and in each slice, read with the phi of errors."""
+    tested = [state for state in states if state.replicas or state.slices]
+    if not tested:
+        return [((), (), ())] * len(states)
+    errors = [metric for state in tested for metric in state.metrics if metric.name == ERRORS]
+    sizes = [len(state.replicas) + len(state.slices) for state in tested]
+    scatter = np.repeat(phi(stack_dispersion([metric.dispersion for metric in errors])), sizes)
+    tests = stack([tests for state in tested for tests in (state.leave_one_out, state.slice_tests)])
+    values = e_value(tests, scatter)
+    enough = tests.history[:, 1] + tests.pending[:, 1] >= MIN_FAILURES_PER_PHI * scatter
+    shown, counted = values.tolist(), np.where(enough, values, 0.0).tolist()
+    result, start = [], 0
+    for state in states:
+        middle = start + len(state.replicas)
+        stop = middle + len(state.slices)
+        row = (shown[start:middle], shown[middle:stop], counted[middle:stop])
+        result.append((tuple(row[0]), tuple(row[1]), tuple(row[2])))
+        start = stop
+    return result

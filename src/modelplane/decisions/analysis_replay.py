@@ -16,10 +16,10 @@ from typing import Literal
 
 from modelplane.decisions.analysis import (
     AnalysisSettings,
-    MetricSettings,
     Tick,
     absorb,
     judge,
+    settings_of,
     start_evidence,
 )
 from modelplane.decisions.rollout import Reason
@@ -97,12 +97,6 @@ class AnalysisReplay(Part):
     proposed: ReplaySummary = ReplaySummary()
 
 
-def settings_of(analysis: Analysis) -> AnalysisSettings:
-    """Return the settings that a strategy's analysis declares."""
-    rules = tuple(MetricSettings(m.name, m.margin, m.weight) for m in analysis.metrics)
-    return AnalysisSettings(alpha=analysis.alpha, metrics=rules)
-
-
 def judge_truth(rollout: Rollout, after: Rollout | None) -> Truth:
     """Return what a finished rollout's candidate turned out to be.
 
@@ -174,8 +168,8 @@ def replay_all(recorded: Sequence[RecordedRollout], proposed: Analysis) -> Analy
     rows = []
     for one in recorded:
         strategy = one.rollout.status.strategy
-        canary = strategy.canary if strategy else None
-        if canary is None:
+        analysis = strategy.analysis if strategy else None
+        if analysis is None:
             continue
         uid = one.rollout.metadata.uid
         rows.append(
@@ -184,7 +178,7 @@ def replay_all(recorded: Sequence[RecordedRollout], proposed: Analysis) -> Analy
                 rollout=one.rollout.metadata.name,
                 version=one.rollout.spec.candidate.version,
                 truth=one.truth,
-                present=replay(one.ticks, settings_of(canary.analysis), uid),
+                present=replay(one.ticks, settings_of(analysis), uid),
                 proposed=replay(one.ticks, new, uid),
             )
         )

@@ -11,11 +11,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from modelplane.decisions.analysis_evidence import (
     EvidenceState,
     MetricEvidence,
+)
+from modelplane.decisions.analysis_findings import (
+    AnalysisVerdict,
+    MetricVerdict,
+    MetricVerdictName,
+    SliceVerdict,
 )
 from modelplane.decisions.analysis_inputs import (
     ERRORS,
@@ -30,157 +35,17 @@ from modelplane.decisions.analysis_reading import (
     read_many,
 )
 from modelplane.stats.latency import PROMOTION_QUANTILES, QUANTILES, estimate_quantile_us
+from modelplane.stats.proportion import share_lower_bound
 from modelplane.stats.replicas import gathering
 from modelplane.stats.sample_size import growth_per_request, requests_needed, still_needed
 from modelplane.stats.sequential import FASTER_ODDS_FACTORS
+from modelplane.stats.slices import combine, name_parts
 
-MetricVerdictName = Literal["harm", "pass", "undecided", "unavailable"]
 SHOWN_QUANTILE = 0.95
 ACCUSATION_LEVEL = 0.01
 """Greatest probability of accusing some replica when all are alike."""
-_PROMOTION_ROWS = [QUANTILES.index(quantile) for quantile in PROMOTION_QUANTILES]
-
-
-@dataclass(frozen=True, slots=True)
-class MetricVerdict:
-    """One metric's part of a verdict.
-
-    Attributes
-    ----------
-    stable, candidate, difference
-        Rates from 0 to 1; for latency the 95th percentile in microseconds. None while unknown.
-    lower, upper
-        Bounds of the difference that hold at every look; None for latency.
-    margin
-        Greatest difference that passes; None while warming up.
-    e_value
-        Evidence of harm, 1 at the start, finite.
-    requests_still_needed
-        Requests to the candidate until it passes if it is as good as stable; None if that
-        cannot be said.
-    candidate_trials, candidate_failures
-        What ``candidate`` is the rate of; for latency failures are not counted.
-    """
-
-    name: str
-    verdict: MetricVerdictName
-    stable: float | None = None
-    candidate: float | None = None
-    difference: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    margin: float | None = None
-    e_value: float = 1.0
-    requests_still_needed: int | None = None
-    candidate_trials: int = 0
-    candidate_failures: int = 0
-
-    @property
-    def sentence(self) -> str:
-        """What people read about this metric."""
-        if self.verdict == "unavailable":
-            return f"{self.name} cannot be measured: no counts of it have arrived"
-        if self.stable is None or self.candidate is None:
-            return f"{self.name}: no requests to compare yet"
-        text = self._latency_text() if self.name == LATENCY else self._outcome_text()
-        if self.requests_still_needed is None:
-            return text
-        return f"{text}; about {self.requests_still_needed:,} more requests to the candidate"
-
-    def _outcome_text(self) -> str:
-        rates = (
-            f"{self.name}: {self.candidate_failures:,} of {self.candidate_trials:,} candidate "
-            f"requests ({self.candidate:.2%}) against {self.stable:.2%} of stable's"
-        )
-        if self.verdict == "harm":
-            odds = f"{self.e_value:,.0f}" if self.e_value < 1e6 else "more than a million"
-            return f"{rates}, evidence {odds} to 1"
-        if self.margin is None:
-            return f"{rates}, still learning what is normal"
-        if self.verdict == "pass":
-            return f"{rates}, at most {self.upper:.2%} more, within the margin of {self.margin:.2%}"
-        return f"{rates}, at most {self.upper:.2%} more so far, margin {self.margin:.2%}"
-
-    def _latency_text(self) -> str:
-        assert self.stable is not None
-        assert self.candidate is not None
-        times = (
-            f"latency: p95 {self.candidate / 1000:.3g} ms against "
-            f"{self.stable / 1000:.3g} ms of stable"
-        )
-        if self.verdict == "harm":
-            return f"{times}, more often slow than stable with the margin added"
-        if self.verdict == "pass":
-            return f"{times}, within the margin at p95 and p99"
-        return times if self.margin is not None else f"{times}, still learning what is normal"
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisVerdict:
-    """What the evidence says of a candidate.
-
-    Attributes
-    ----------
-    harm
-        The candidate is worse: roll back.
-    harm_metrics
-        Where it is worse; empty without harm.
-    bad_replica
-        A replica whose failures alone would show harm: do not grow, replace it.
-    passes
-        Every metric is within its margin and the counts are fresh.
-    fresh
-        Requests of the present step met the candidate a short while ago.
-    warm
-        Errors and latency, where judged, have seen enough of stable.
-    ucb
-        Upper bound of the candidate's excess failure rate, 1 before anything is known.
-    stable_rate
-        Stable's failure rate.
-    phi
-        How much stable's failures scatter, as errors are judged; at least 1.
-    e_value
-        Weighted sum of the metrics' e-values; ``1/alpha`` shows harm once there are enough
-        failures.
-    unavailable
-        Metrics that cannot be measured.
-    requests_still_needed
-        The most that any metric still needs; None if that cannot be said.
-    stable_requests
-        Seen in the whole rollout.
-    """
-
-    harm: bool
-    harm_metrics: tuple[str, ...]
-    bad_replica: str | None
-    passes: bool
-    fresh: bool
-    warm: bool
-    ucb: float
-    stable_rate: float
-    phi: float
-    e_value: float
-    unavailable: tuple[str, ...]
-    metrics: tuple[MetricVerdict, ...]
-    requests_still_needed: int | None
-    stable_requests: int
-
-    @property
-    def reason(self) -> str:
-        """The verdict in one sentence."""
-        if self.harm:
-            worse = (metric.sentence for metric in self.metrics if metric.verdict == "harm")
-            return f"the candidate is worse: {'; '.join(worse)}"
-        if self.bad_replica is not None:
-            return f"replica {self.bad_replica} fails and the others do not: replace it"
-        if self.passes:
-            names = " and ".join(metric.name for metric in self.metrics)
-            return f"the candidate is within the margin in {names}"
-        if not self.warm:
-            return f"learning what is normal for stable: {self.stable_requests:,} requests seen"
-        if not self.fresh:
-            return "no request of this step has met the candidate lately"
-        return "; ".join(metric.sentence for metric in self.metrics if metric.verdict != "pass")
+_PROMOTION_ROWS = tuple(QUANTILES.index(quantile) for quantile in PROMOTION_QUANTILES)
+_EVERY_QUANTILE = MetricSettings(LATENCY)
 
 
 def judge(state: EvidenceState, settings: AnalysisSettings, now: datetime) -> AnalysisVerdict:
@@ -233,8 +98,15 @@ class _Case:
             self._judge_metric(metric, reading, metric.name in harm.metrics)
             for metric, reading in zip(state.metrics, self.reading.metrics, strict=True)
         )
+        slices = self._judge_slices()
         fresh = self._is_fresh()
-        passes = fresh and harm.bad_replica is None and all(m.verdict == "pass" for m in metrics)
+        passes = (
+            fresh
+            and harm.bad_replica is None
+            and all(m.verdict == "pass" for m in metrics)
+            and not any(part.harm for part in slices)
+        )
+        compared = state.compared
         needed = [m.requests_still_needed for m in metrics if m.verdict == "undecided"]
         known = [count for count in needed if count is not None]
         errors = next(
@@ -257,6 +129,14 @@ class _Case:
             metrics=metrics,
             requests_still_needed=max(known) if known and len(known) == len(needed) else None,
             stable_requests=state.stable.requests,
+            slices=slices,
+            compared=compared.trials,
+            different=compared.failures,
+            different_lower=share_lower_bound(
+                compared.failures, compared.trials, self.settings.beta
+            )
+            if compared.trials
+            else None,
         )
 
     def _weigh_harm(self) -> _Harm:
@@ -267,16 +147,28 @@ class _Case:
         total = sum(metric.weight for metric in self.declared.values())
         least = self.reading.e_values_without_replicas
         parts: dict[str, float] = {}
-        shown = whole = 0.0
+        shown = whole = of_slices = 0.0
         for metric, reading in zip(self.state.metrics, self.reading.metrics, strict=True):
             declared = self.declared.get(metric.name)
             share = declared.weight / total if declared else 0.0
-            limit = min(least) if metric.name == ERRORS and len(least) > 1 else math.inf
-            parts[metric.name] = share * min(reading.counted_e_value, limit)
-            shown += share * min(reading.e_value, limit)
-            whole += share * reading.counted_e_value
+            if metric.name != ERRORS:
+                parts[metric.name] = share * reading.counted_e_value
+                shown += share * reading.e_value
+                whole += share * reading.counted_e_value
+                continue
+            limit = min(least) if len(least) > 1 else math.inf
+            slices = self.reading.counted_e_values_of_slices
+            parts[ERRORS] = share * combine(min(reading.counted_e_value, limit), slices)
+            of_slices = share * combine(0.0, slices)
+            shown += share * combine(min(reading.e_value, limit), self.reading.e_values_of_slices)
+            whole += share * combine(reading.counted_e_value, slices)
         threshold = 1 / self.settings.alpha
         if sum(parts.values()) >= threshold:
+            # Slices are not told apart by replica: what only they show must not be one replica's.
+            needs_slices = sum(parts.values()) - of_slices < threshold
+            replica = self._bad_replica() if needs_slices else None
+            if replica is not None:
+                return _Harm(shown, frozenset(), replica)
             top = max(parts.values())
             named = (name for name, part in parts.items() if part >= min(top, threshold))
             return _Harm(shown, frozenset(named), None)
@@ -295,6 +187,24 @@ class _Case:
             if surprise >= enough and e < math.sqrt(1 / self.settings.alpha):
                 accused[replica.name] = surprise
         return max(accused, key=accused.__getitem__, default=None)
+
+    def _judge_slices(self) -> tuple[SliceVerdict, ...]:
+        reading = self.reading
+        named = name_parts(reading.counted_e_values_of_slices, self.settings.alpha)
+        return tuple(
+            SliceVerdict(
+                name=part.name,
+                stable=part.stable.rate,
+                candidate=part.candidate.rate,
+                candidate_trials=part.candidate.trials,
+                candidate_failures=part.candidate.failures,
+                e_value=e,
+                harm=harm,
+            )
+            for part, e, harm in zip(
+                self.state.slices, reading.e_values_of_slices, named, strict=True
+            )
+        )
 
     def _is_fresh(self) -> bool:
         state = self.state
@@ -345,7 +255,9 @@ class _Case:
             lower=reading.lower,
             upper=reading.upper,
             margin=margin,
-            e_value=reading.e_value,
+            e_value=combine(reading.e_value, self.reading.e_values_of_slices)
+            if metric.name == ERRORS
+            else reading.e_value,
             requests_still_needed=needed,
             candidate_trials=metric.candidate.trials,
             candidate_failures=metric.candidate.failures,
@@ -355,12 +267,13 @@ class _Case:
         self, metric: MetricEvidence, reading: LatencyReading, harmed: bool
     ) -> MetricVerdict:
         target = math.log(1 / self.settings.beta)
-        passes = metric.armed and all(
-            reading.faster_log_e_values[row] >= target for row in _PROMOTION_ROWS
-        )
+        declared = self.declared.get(LATENCY, _EVERY_QUANTILE)
+        rows = declared.quantile_rows(_PROMOTION_ROWS)
+        passes = metric.armed and all(reading.faster_log_e_values[row] >= target for row in rows)
         verdict = _verdict_name(harmed, passes)
+        quantile = declared.percentile / 100 if declared.percentile else SHOWN_QUANTILE
         stable, candidate = (
-            estimate_quantile_us(histogram, SHOWN_QUANTILE, total.trials)
+            estimate_quantile_us(histogram, quantile, total.trials)
             for histogram, total in (
                 (metric.stable_latency, metric.stable),
                 (metric.candidate_latency, metric.candidate),
@@ -368,8 +281,8 @@ class _Case:
         )
         needed = None
         if metric.armed and verdict == "undecided":
-            needed = self._latency_requests_needed(reading)
-        shown = next((t for t in metric.thresholds if t.quantile == SHOWN_QUANTILE), None)
+            needed = self._latency_requests_needed(reading, rows)
+        shown = next((t for t in metric.thresholds if t.quantile == quantile), None)
         return MetricVerdict(
             name=metric.name,
             verdict=verdict,
@@ -380,15 +293,16 @@ class _Case:
             e_value=reading.e_value,
             requests_still_needed=needed,
             candidate_trials=metric.candidate.trials,
+            percentile=declared.percentile,
         )
 
-    def _latency_requests_needed(self, reading: LatencyReading) -> int | None:
-        """Candidate requests until p95 and p99 pass, if both go on as they did so far."""
+    def _latency_requests_needed(self, reading: LatencyReading, rows: Sequence[int]) -> int | None:
+        """Candidate requests until the given quantiles pass, if all go on as they did so far."""
         share = self._candidate_share()
         # The mean over the bets costs the best of them this much.
         target = math.log(1 / self.settings.beta) + math.log(len(FASTER_ODDS_FACTORS))
         most = 1.0
-        for row in _PROMOTION_ROWS:
+        for row in rows:
             missing = target - reading.best_log_wealth[row]
             if missing <= 0:
                 continue

@@ -31,6 +31,7 @@ from modelplane.resources.promotion import Promotion
 from modelplane.resources.replica import Replica
 from modelplane.resources.role import Role, RoleBinding, RoleRule, Verb
 from modelplane.resources.rollout import Rollout
+from modelplane.resources.traffic_policy import TrafficPolicy
 
 __all__ = [
     "ADMIN_GROUP",
@@ -240,7 +241,7 @@ def model_of(resource: Resource[Any, Any]) -> str | None:
             return resource.metadata.name
         case ModelVersion() | AliasMove() | ModelDeployment():
             return resource.spec.model
-        case Approval() | StageResult() | Contract():
+        case Approval() | StageResult() | Contract() | TrafficPolicy():
             return resource.spec.model
         case Promotion() | Replica():
             return resource.spec.revision.model

@@ -14,6 +14,7 @@ from modelplane.decisions.gate_metrics import metrics_of
 from modelplane.expressions.cel import NameType, Value, identifier
 from modelplane.resources.gate_run import StageOutcome, StageResult
 from modelplane.resources.model import Model, ModelVersion
+from modelplane.resources.rollout import AbVerdict
 from modelplane.resources.validation_pipeline import ValidationPipeline
 
 TRAINING = "training"
@@ -36,10 +37,13 @@ _ALWAYS: dict[str, NameType] = {
     "signature.present": "truth",
     "champion.present": "truth",
     "contracts.can_deploy": "truth",
+    "ab.verdict": "text",
+    "ab.passed": "truth",
     "promotion.environment": "text",
     "promotion.stage": "text",
     "promotion.requester": "text",
     "promotion.automatic": "truth",
+    "promotion.traffic_policy": "text",
 }
 
 
@@ -68,6 +72,7 @@ class Request:
     stage: str
     requester: str = ""
     automatic: bool = False
+    traffic_policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,7 @@ def build_facts(
     *,
     has_champion: bool = False,
     can_deploy: bool | None = None,
+    ab_verdict: AbVerdict | None = None,
 ) -> Facts:
     """Return what conditions see of one promotion.
 
@@ -154,6 +160,8 @@ def build_facts(
         Whether the gates compared with a champion.
     can_deploy
         Whether the consumers in the environment can live with the version; None: not known.
+    ab_verdict
+        What the version's last A/B test concluded, empty when there was none; None: not known.
     """
     values: dict[str, Value] = {
         **_version_facts(version, model),
@@ -164,9 +172,12 @@ def build_facts(
         "promotion.stage": request.stage,
         "promotion.requester": request.requester,
         "promotion.automatic": request.automatic,
+        "promotion.traffic_policy": request.traffic_policy,
     }
     if can_deploy is not None:
         values["contracts.can_deploy"] = can_deploy
+    if ab_verdict is not None:
+        values |= {"ab.verdict": ab_verdict, "ab.passed": ab_verdict == "pass"}
     return Facts(values, names)
 
 

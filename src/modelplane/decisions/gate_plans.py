@@ -240,7 +240,7 @@ def _parity(check: ParityCheck, run: GateRun, around: Surroundings) -> dict[str,
             continue
         gateway = places[name].spec.gateway
         host = "127.0.0.1" if gateway.host in _ANY_ADDRESS else gateway.host
-        endpoints[name] = f"http://{f'[{host}]' if ':' in host else host}:{gateway.port}"
+        endpoints[name] = gateway.url_at(host)
         serving[name] = {
             "name": deployment.metadata.name,
             "version": stable.version,

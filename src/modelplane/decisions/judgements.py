@@ -33,6 +33,9 @@ def show_judgement(rollout: Rollout, judgement: Judgement | None) -> Rollout:
         return rollout
     return rollout.with_status(
         metrics=judgement.metrics,
+        slices=judgement.slices,
+        compared=judgement.compared,
+        different=judgement.different,
         candidate_requests=judgement.candidate_requests,
         failed_requests=judgement.failed_requests,
         requests_needed=judgement.requests_needed,

@@ -51,7 +51,12 @@ def stable_count(deployment: ModelDeployment, running: Sequence[Rollout]) -> int
 
 
 def candidate_count(deployment: ModelDeployment, rollout: Rollout) -> int:
-    """Return how many replicas a rollout's candidate should have."""
+    """Return how many replicas a rollout's candidate should have.
+
+    None before the first decision, since a strategy may want them one by one.
+    """
+    if rollout.status.phase == "Pending":
+        return 0
     wanted = rollout.status.candidate_replicas
     return deployment.spec.replicas if wanted is None else min(wanted, deployment.spec.replicas)
 

@@ -133,6 +133,12 @@ def decide_promotion(
     if stable is not None and stable.digest == promotion.spec.revision.digest:
         message = "this revision already serves"
         return PromotionDecision(_end(approved, "Done", "AlreadyServing", message, now))
+    digest = promotion.spec.revision.digest
+    twin = next((r for r in running if r.spec.candidate.digest == digest), None)
+    if twin is not None:  # the counts of two could not be told apart
+        message = f"rollout {twin.metadata.name} has the same revision under way; it goes first"
+        waiting = approved.with_(reason="AlreadyRollingOut", message=message)
+        return PromotionDecision(waiting, void_approvals=passage.void)
     return PromotionDecision(
         approved.with_(phase="RollingOut", reason="Started", message=""),
         start_rollout=True,

@@ -18,6 +18,7 @@ from modelplane.decisions.approvals import ApprovalState, Petition, ask_approval
 from modelplane.decisions.facts import Facts, Request, build_facts
 from modelplane.decisions.freezes import find_freeze
 from modelplane.decisions.gate_runs import digest_pipeline
+from modelplane.decisions.rollout import policy_of
 from modelplane.decisions.policies import (
     Surroundings,
     judge_policy,
@@ -32,6 +33,7 @@ from modelplane.resources.gate_run import FINISHED_RUN, GateRun, StageResult
 from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.promotion import GateOutcome, PolicyOutcome, Promotion, PromotionPhase
 from modelplane.resources.promotion_policy import PromotionPolicy
+from modelplane.resources.rollout import AbVerdict
 
 _LONGEST_WAIT_S = 3600.0
 
@@ -87,6 +89,8 @@ class Guards:
         What conditions may refer to; at least the required pipelines.
     can_deploy
         What contracts say, where a condition asks; None: not known.
+    ab_verdict
+        Of the version's last A/B test, where a condition asks; None: not known.
     """
 
     environment: Environment
@@ -98,6 +102,7 @@ class Guards:
     gates: Mapping[str, Gate] = field(default_factory=dict)
     around: Surroundings = field(default_factory=Surroundings)
     can_deploy: bool | None = None
+    ab_verdict: AbVerdict | None = None
 
     @property
     def matching(self) -> tuple[PromotionPolicy, ...]:
@@ -325,12 +330,14 @@ def facts_for(
             guards.environment.spec.stage,
             spec.subject.name,
             spec.automatic,
+            policy_of(spec.lane),
         ),
         names_for(policy, around) if policy is not None else names_for_approval(around),
         has_champion=any(
             gate.run is not None and gate.run.spec.champion is not None for gate in gates
         ),
         can_deploy=guards.can_deploy,
+        ab_verdict=guards.ab_verdict,
     )
 
 

@@ -24,7 +24,9 @@ CHUNK_TICKS = 10
 KEPT_ROLLOUTS = 20
 """Of one deployment; the recording of the one before these is removed."""
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, 2)
+"""In the first format there were no slices and no compared answers."""
 
 
 def chunk_name(rollout_uid: str, index: int) -> str:
@@ -64,7 +66,7 @@ def read_chunk(stored: Mapping[str, Any]) -> tuple[Tick, ...]:
     InvalidResource
         A later release wrote it.
     """
-    if stored.get("format") != _FORMAT:
+    if stored.get("format") not in _READABLE:
         raise InvalidResource(f"a recording has format {stored.get('format')!r}")
     return decode_ticks(stored["ticks"])
 
@@ -114,11 +116,14 @@ def _pack(counts: VersionCounts) -> list[Any]:
         [[lower, count] for lower, count in counts.latency.items()],
         _pack_outcomes(counts.replicas),
         _pack_outcomes(counts.outcomes),
+        _pack_outcomes(counts.slices),
+        [counts.compared.trials, counts.compared.failures],
     ]
 
 
 def _unpack(packed: Sequence[Any]) -> VersionCounts:
-    requests, failures, client_failures, latency, replicas, outcomes = packed
+    requests, failures, client_failures, latency, replicas, outcomes, *later = packed
+    slices, compared = later or ({}, (0, 0))
     return VersionCounts(
         requests=requests,
         failures=failures,
@@ -126,6 +131,8 @@ def _unpack(packed: Sequence[Any]) -> VersionCounts:
         latency=dict(latency),
         replicas=_unpack_outcomes(replicas),
         outcomes=_unpack_outcomes(outcomes),
+        slices=_unpack_outcomes(slices),
+        compared=Outcomes(*compared),
     )
 
 

@@ -23,12 +23,21 @@ AGENT_GROUP = "system:agents"
 SYSTEM_PREFIX = "system:"
 """Groups that begin so belong to modelplane; nobody can bind them."""
 
-AGENT_KINDS = frozenset({"Replica", "TrafficSplit", "Job"})
+AGENT_KINDS = frozenset({"Environment", "Replica", "TrafficSplit", "Job"})
 """Kinds whose status agents report."""
 
-NOT_RESOURCES = ("Artifact", "Audit", "Evidence", "Lineage", "Metrics", "Telemetry")
+NOT_RESOURCES = (
+    "Artifact",
+    "Audit",
+    "Certificate",
+    "Evidence",
+    "Lineage",
+    "Metrics",
+    "Telemetry",
+)
 """What rules can name beside kinds: the files of versions, the audit log, bundles of evidence,
-the lineage graph, the metrics of the control plane itself, and what agents count."""
+the lineage graph, the metrics of the control plane itself, what agents count, and the certificates
+of their proxies with the authority that signs them."""
 
 THINGS: tuple[str, ...] = (*KINDS, *NOT_RESOURCES)
 """Everything that rules can name as a kind."""
@@ -75,7 +84,7 @@ BUILT_IN_ROLES: tuple[Role, ...] = (
         _rule(
             "deploy",
             ("apply", "delete", "steer", "promote"),
-            ("ModelDeployment", "Rollout"),
+            ("ModelDeployment", "Rollout", "TrafficPolicy"),
             ("development", "staging"),
         ),
         _rule("request", ("promote",), ("ModelDeployment",)),
@@ -89,10 +98,11 @@ BUILT_IN_ROLES: tuple[Role, ...] = (
     ),
     _role(
         "operator",
-        "Reads, the audit log included; steers rollouts everywhere, runs pipelines, and has "
-        "notifications sent again.",
+        "Reads, the audit log included; steers rollouts and takes traffic policies away "
+        "everywhere, runs pipelines, and has notifications sent again.",
         _rule("read", READS, _kinds("Token")),
         _rule("steer", ("steer",), ("ModelDeployment", "Rollout")),
+        _rule("withdraw", ("delete",), ("TrafficPolicy",)),
         _RUN,
         _rule("replay", ("act",), ("Notification",)),
     ),
@@ -108,6 +118,7 @@ BUILT_IN_ROLES: tuple[Role, ...] = (
         _rule("carry", ("upload", "download"), ("Artifact",)),
         _rule("report", ("status",), tuple(sorted(AGENT_KINDS))),
         _rule("count", ("report",), ("Telemetry",)),
+        _rule("identify", ("get", "act"), ("Certificate",)),
     ),
     _role(
         "admin",

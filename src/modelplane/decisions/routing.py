@@ -155,6 +155,8 @@ class RoutePlan:
         Whether the header ``x-modelplane-version`` may choose a live version.
     limits
         What protects the deployment from too much.
+    peers
+        SPIFFE ids that endpoints may soon have, so that the gateway is prepared for them.
     timeout_s
         How long one request may take in all, seconds.
     try_timeout_s
@@ -178,6 +180,7 @@ class RoutePlan:
     slices: tuple[Slice, ...] = ()
     allow_override: bool = False
     limits: Limits = field(default_factory=Limits)
+    peers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         stable = [variant for variant in self.variants if variant.role == "stable"]

@@ -18,7 +18,7 @@ from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
 from modelplane.resources.revision import Revision
 from modelplane.resources.rollout import Rollout
-from modelplane.resources.strategy import Slice, Strategy
+from modelplane.resources.strategy import ShadowStrategy, Slice, Strategy
 from modelplane.resources.traffic_split import (
     DEFAULT_RULE,
     InputType,
@@ -52,6 +52,11 @@ class _Live:
     @property
     def mirror_pct(self) -> float:
         return self.rollout.status.mirror_pct if self.endpoints else 0.0
+
+    @property
+    def tolerance(self) -> float:
+        shadow = self.strategy.shadow if self.strategy is not None else None
+        return (shadow or ShadowStrategy()).tolerance
 
 
 def decide_split(
@@ -189,7 +194,9 @@ def _rule(
             for revision, width in allocate(previous, shares, stable)
         ),
         mirrors=tuple(
-            SplitMirror(revision=one.revision, percentage=one.mirror_pct)
+            SplitMirror(
+                revision=one.revision, percentage=one.mirror_pct, tolerance=one.tolerance
+            )
             for one in under
             if one.mirror_pct
         ),
@@ -229,7 +236,12 @@ def _endpoints(
     serving = [r for r in chosen if r.status.phase == "Ready" and r.status.address]
     if not serving:
         serving = [r for r in chosen if r.status.phase == "NotReady" and r.status.address]
-    endpoints = [SplitEndpoint(replica=r.metadata.name, address=r.status.address) for r in serving]
+    endpoints = [
+        SplitEndpoint(
+            replica=r.metadata.name, address=r.status.address, identity=r.status.identity
+        )
+        for r in serving
+    ]
     return tuple(sorted(endpoints, key=lambda e: e.replica))
 
 

@@ -10,8 +10,8 @@ that stand where a double is needed are read as ``1.0``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -201,7 +201,7 @@ def _compile(
         except Exception as error:  # RuntimeError, with the faults as text
             place = _misread_number(text, str(error))
             if place is None:
-                return _describe(str(error), text, shifts, known)
+                return library_faults(str(error), text, known, shifts)
             text = f"{text[:place]}.0{text[place:]}"
             shifts.append(place)
     found = compiled.return_type()
@@ -229,7 +229,7 @@ def _check_text(expression: str) -> tuple[ExpressionFault, ...]:
         # On a name with dots the library's has() returns the value itself.
         if token.kind == "name" and _name_of(token) == "has":
             message = "has() is not offered; a condition on what is missing is never true"
-            return (_fault_at(expression, token.start, message),)
+            return (fault_at(expression, token.start, message),)
     return ()
 
 
@@ -260,10 +260,22 @@ def _misread_number(text: str, error: str) -> int | None:
     return None
 
 
-def _describe(
-    error: str, text: str, shifts: list[int], known: Mapping[str, NameType]
+def library_faults(
+    error: str, text: str, known: Mapping[str, NameType], shifts: Sequence[int] = ()
 ) -> tuple[ExpressionFault, ...]:
-    """Return the library's faults in our words, at their places in what was written."""
+    """Return the library's faults in our words, at their places in what was written.
+
+    Parameters
+    ----------
+    error
+        The text of the library's error.
+    text
+        What it compiled.
+    known
+        The names there are.
+    shifts
+        Where ``.0`` was put into what was written.
+    """
     faults = []
     for line, column, message in _FAULT.findall(error):
         place = _offset(text, int(line), int(column))
@@ -279,7 +291,7 @@ def _describe(
         for shift in reversed(shifts):
             original = original[:shift] + original[shift + 2 :]
         name = undeclared[1] if undeclared is not None else ""
-        faults.append(replace(_fault_at(original, place, _in_words(message, known)), name=name))
+        faults.append(fault_at(original, place, _in_words(message, known), name))
     unique = tuple(dict.fromkeys(faults))[:5]
     return unique or (ExpressionFault(1, 1, _clean(error)),)
 
@@ -308,10 +320,11 @@ def _offset(text: str, line: int, column: int) -> int:
     return min(len(text), before + max(0, column - 1))
 
 
-def _fault_at(text: str, place: int, message: str) -> ExpressionFault:
+def fault_at(text: str, place: int, message: str, name: str = "") -> ExpressionFault:
+    """Return the fault at the character `place` of `text`, counted from 0."""
     before = text[:place]
     column = place - (before.rfind("\n") + 1) + 1
-    return ExpressionFault(before.count("\n") + 1, column, message)
+    return ExpressionFault(before.count("\n") + 1, column, message, name)
 
 
 def _clean(message: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelplane.decisions.routing import RoutePlan
+from modelplane.ports.identity import Credentials
 from modelplane.ports.proxy import Proxy
 from modelplane.resources.environment import Environment
 
@@ -29,6 +30,9 @@ class GatewayProxy(Proxy, Protocol):
     @property
     def listener_fault(self) -> str | None:
         """Why the running proxy does not listen; None when it does or does not run."""
+
+    async def present(self, credentials: Credentials) -> None:
+        """Speak mutual TLS with `credentials` from the next connection on."""
 
     async def start(self) -> None:
         """Begin to serve configuration to the proxy process; raises `TerminalError`."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from modelplane.decisions.deployability import can_deploy
 from modelplane.decisions.gate_runs import number_of
+from modelplane.decisions.rollout_ab import last_verdict
 from modelplane.decisions.policies import Surroundings, matching_policies, mentions
 from modelplane.decisions.policy_replay import pipeline_of
 from modelplane.decisions.promotion_guards import Gate, Guards, required_pipelines
@@ -21,6 +22,7 @@ from modelplane.resources.gate_run import GateRun, StageResult
 from modelplane.resources.meta import Metadata
 from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.promotion import Promotion
+from modelplane.resources.rollout import Rollout
 
 
 class PastPromotions:
@@ -35,6 +37,7 @@ class PastPromotions:
         self._runs: Mapping[tuple[str, str], Sequence[GateRun]] = {}
         self._approvals: Mapping[str, Sequence[Approval]] = {}
         self._contracts: Sequence[Contract] = ()
+        self._rollouts: Sequence[Rollout] = ()
         self._versions: dict[str, ModelVersion | None] = {}
         self._results: dict[str, StageResult | None] = {}
 
@@ -56,6 +59,8 @@ class PastPromotions:
         self._approvals = approvals
         if mentions([*self._policies.promotion, *self._policies.approval], "contracts."):
             self._contracts, _ = await store.list(Contract)
+        if mentions([*self._policies.promotion, *self._policies.approval], "ab."):
+            self._rollouts, _ = await store.list(Rollout)
 
     async def guards(self, promotion: Promotion) -> Guards | None:
         """Return what would have guarded `promotion`; None when its environment is gone.
@@ -85,6 +90,7 @@ class PastPromotions:
             gates=gates,
             around=Surroundings(pipelines, self._around.datasets, self._around.environments),
             can_deploy=deployable[0],
+            ab_verdict=last_verdict(self._rollouts, revision, promotion.metadata.created_at),
         )  # fmt: skip
 
     def _run(self, pipeline: str, promotion: Promotion) -> GateRun | None:

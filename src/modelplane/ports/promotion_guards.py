@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from modelplane.decisions.approvals import REVISION_LABEL
 from modelplane.decisions.deployability import can_deploy
+from modelplane.decisions.rollout_ab import last_verdict
 from modelplane.decisions.policies import Surroundings, matching_policies, mentions
 from modelplane.decisions.promotion_guards import Gate, Guards, required_pipelines
 from modelplane.ports.gate_runs import find_run
@@ -24,6 +25,7 @@ from modelplane.resources.gate_run import GateRun, StageResult
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.promotion_policy import PromotionPolicy
+from modelplane.resources.rollout import AbVerdict, Rollout
 from modelplane.resources.validation_pipeline import ValidationPipeline
 
 
@@ -81,10 +83,14 @@ async def load_guards(store: Store, promotion: Promotion, policies: Policies) ->
         contracts, _ = await store.list(Contract)
         digest = revision.artifact.digest
         deployable, _ = can_deploy(contracts, revision.model, revision.version, digest, place)
+    verdict: AbVerdict | None = None
+    if mentions([*matching, *policies.approval], "ab."):
+        rollouts, _ = await store.list(Rollout)
+        verdict = last_verdict(rollouts, revision)
     return Guards(
         environment, model, version,
         matching, policies.approval, approvals,
-        gates=gates, around=around, can_deploy=deployable,
+        gates=gates, around=around, can_deploy=deployable, ab_verdict=verdict,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelplane.decisions.comparison import KeptAnswer
 from modelplane.resources.replica import Replica
 
 
@@ -63,6 +64,18 @@ class Scrape:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerPage:
+    """Answers that a model server kept, oldest first.
+
+    ``next`` is the number to ask with the next time; ``more`` when there are more already.
+    """
+
+    answers: tuple[KeptAnswer, ...] = ()
+    next: int = 0
+    more: bool = False
+
+
 class ModelServers(Protocol):
     """How this node runs model servers and speaks to them."""
 
@@ -85,6 +98,12 @@ class ModelServers(Protocol):
 
     async def scrape(self, socket: Path, path: str) -> Scrape:
         """Ask the server for its metrics; takes a few seconds at the most."""
+
+    async def read_answers(self, socket: Path, after: int) -> AnswerPage | None:
+        """Return the answers that the server kept to be compared after number `after`.
+
+        Takes a few seconds at the most. None when it does not answer, or keeps none.
+        """
 
     def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
         """Return all variables of a job that declares `env`; little is inherited.

@@ -26,7 +26,7 @@ async def load_situation(
     """
     place = environment.metadata.name
     existing = await store.find(ModelDeployment, name, place)
-    in_staging = environment.spec.stage != "production" or await _was_in_staging(store, version)
+    in_staging = environment.spec.stage != "production" or await was_in_staging(store, version)
     if existing is None:
         promotions, _ = await store.list(Promotion, place)
         rollouts, _ = await store.list(Rollout, place)
@@ -54,7 +54,7 @@ async def load_active(store: Store, deployment: ModelDeployment) -> Promotion | 
     return latest if is_active(latest) else None
 
 
-async def _was_in_staging(store: Store, version: ModelVersion) -> bool:
+async def was_in_staging(store: Store, version: ModelVersion) -> bool:
     """Whether the version serves, or has served, in an environment whose stage is staging."""
     wanted = version.spec.model, version.spec.version
     environments, _ = await store.list(Environment)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from modelplane.resources.meta import NoStatus, Part, Resource
+from modelplane.resources.meta import Part, Resource
 from modelplane.resources.strategy import Strategy
 
 
@@ -71,6 +71,16 @@ class Gateway(Part):
         default=None, description="A second listener, for gateways of other environments."
     )
 
+    @property
+    def url(self) -> str:
+        """Where it is reached from its own machine."""
+        return self.url_at(self.host)
+
+    def url_at(self, host: str) -> str:
+        """Return where it is reached under another name or address of its machine."""
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
 
 class EnvironmentSpec(Part):
     """What holds for all deployments of an environment."""
@@ -104,7 +114,15 @@ class EnvironmentSpec(Part):
     )
 
 
-class Environment(Resource[EnvironmentSpec, NoStatus]):
+class EnvironmentStatus(Part):
+    """What the agent says about an environment's gateway."""
+
+    gateway_fault: str = Field(
+        default="", description="Why the gateway does not serve as declared; empty: it does."
+    )
+
+
+class Environment(Resource[EnvironmentSpec, EnvironmentStatus]):
     """A place where deployments run: staging and production exist from the start."""
 
     scoped: ClassVar[bool] = False
@@ -114,4 +132,4 @@ class Environment(Resource[EnvironmentSpec, NoStatus]):
 
     kind: Literal["Environment"] = "Environment"
     spec: EnvironmentSpec
-    status: NoStatus = Field(default_factory=NoStatus)
+    status: EnvironmentStatus = Field(default_factory=EnvironmentStatus)

@@ -39,7 +39,9 @@ from modelplane.resources.pipeline_shapes import (
     expand_short_form,
     is_short_form,
 )
+from modelplane.resources.policy_shapes import PolicyReader, expand_policy, is_posted_form
 from modelplane.resources.strategy_shapes import StrategyReader
+from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.validation_pipeline import ValidationPipeline
 from modelplane.resources.versions import parse_version
 
@@ -97,7 +99,8 @@ def read_document(data: object) -> AnyResource:
     spec at the top level; for a ModelDeployment also `modelVersion`, a strategy named by a word
     (``canary``, ``all-at-once``, any letter case), `canaryTraffic` or `canary.traffic` for one
     only step, metrics named by words, and no `model` when it is called like the deployment; for
-    a ValidationPipeline what `pipeline_shapes` knows, also as a document ``pipeline: …``.
+    a ValidationPipeline what `pipeline_shapes` knows, also as a document ``pipeline: …``; for a
+    TrafficPolicy what `policy_shapes` knows, also flat and without a kind.
     What the store sets (`status` and `SERVER_SET`) is dropped.
 
     Raises
@@ -179,6 +182,8 @@ class _Reader:
             )
         if is_short_form(top):
             top = expand_short_form(top, self._origins, self._fault)
+        if is_posted_form(top) or find_kind(str(top.get("kind", ""))) is TrafficPolicy:
+            top = expand_policy(top, self._origins, self._fault)
         self._check_api_version(top)
         kind = self._kind = self._read_kind(top)
         metadata = self._read_map(top, "metadata")
@@ -191,6 +196,8 @@ class _Reader:
             self._read_deployment(spec)
         if kind is ValidationPipeline:
             PipelineReader(self._origins, self._written, self._fault).read(spec)
+        if kind is TrafficPolicy:
+            PolicyReader(self._origins, self._written, self._fault).read(spec)
         if "strategy" in fields_of(_spec_part(kind)):
             self._read_strategy(top, spec)
         kept: dict[str, Any] = {

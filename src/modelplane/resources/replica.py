@@ -60,6 +60,9 @@ class ReplicaStatus(Part):
     reason: str = ""
     message: str = ""
     address: str = ""
+    identity: str = Field(
+        default="", description="SPIFFE id that answers there over mutual TLS; empty: no TLS."
+    )
     pid: int | None = None
     restarts: int = 0
     ready_at: datetime | None = None

@@ -24,6 +24,7 @@ FINISHED_ROLLOUT: frozenset[str] = frozenset(
     {"Promoted", "RolledBack", "Failed", "Superseded", "Concluded"}
 )
 MetricVerdictName = Literal["harm", "pass", "undecided", "unavailable"]
+AbVerdict = Literal["", "pass", "harm", "undecided"]
 
 
 class RolloutRequest(Part):
@@ -114,6 +115,9 @@ class Judgement(Part):
     different_lower: float | None = Field(
         default=None, description="Anytime-valid lower bound of the share that differs."
     )
+    examples: tuple[str, ...] = Field(
+        default=(), description="How some of the answers differ, in words."
+    )
     sentence: str = ""
 
 
@@ -158,13 +162,16 @@ class RolloutStatus(Part):
     holdback_at: datetime | None = Field(
         default=None, description="When the verdict was good and the holdback began."
     )
-    verdict: Literal["", "pass", "harm", "undecided"] = Field(
+    verdict: AbVerdict = Field(
         default="", description="What an A/B/n test concluded of this version."
     )
     metrics: tuple[MetricReport, ...] = ()
     slices: tuple[SliceReport, ...] = ()
     compared: int = 0
     different: int = 0
+    examples: tuple[str, ...] = Field(
+        default=(), description="How some of the answers differ, in words."
+    )
     candidate_requests: int = 0
     failed_requests: int = Field(
         default=0, description="The candidate failed them, whether clients saw it or not."

@@ -19,6 +19,8 @@ MAX_SCRAPES = 256
 MAX_SCRAPED_SAMPLES = 50
 MAX_SAMPLE_NAME_CHARS = 300
 MAX_SCRAPE_ERROR_CHARS = 500
+MAX_EXAMPLES = 3
+MAX_EXAMPLE_CHARS = 300
 
 
 class ReplicaSample(Part):
@@ -57,6 +59,9 @@ class VariantSample(Part):
     )
     compared: int = Field(default=0, ge=0, description="Of a shadow: pairs of answers compared.")
     different: int = Field(default=0, ge=0, description="Pairs whose answers differ.")
+    examples: tuple[Annotated[str, Field(max_length=MAX_EXAMPLE_CHARS)], ...] = Field(
+        default=(), max_length=MAX_EXAMPLES, description="How some of them differ, in words."
+    )
 
 
 class ScrapedMetrics(Part):

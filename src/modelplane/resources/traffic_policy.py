@@ -81,7 +81,7 @@ class TrafficPolicy(Resource[TrafficPolicySpec, TrafficPolicyStatus]):
     scoped: ClassVar[bool] = True
     plural: ClassVar[str] = "traffic-policies"
     declared: ClassVar[bool] = True
-    short_names: ClassVar[tuple[str, ...]] = ("tp", "trafficpolicy")
+    short_names: ClassVar[tuple[str, ...]] = ("tp", "traffic-policy")
 
     kind: Literal["TrafficPolicy"] = "TrafficPolicy"
     spec: TrafficPolicySpec

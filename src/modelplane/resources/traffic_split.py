@@ -55,6 +55,9 @@ class SplitMirror(Part):
 
     revision: str
     percentage: float = Field(gt=0, le=100)
+    tolerance: float = Field(
+        default=1e-6, ge=0, description="Relative difference of numbers that counts as none."
+    )
 
 
 class SplitRule(Part):

@@ -1,12 +1,16 @@
-"""How many requests a verdict still needs: arithmetic for people who wait.
+"""How many requests a verdict needs, and what so many can show: arithmetic for people who wait.
 
-Called by ``modelplane.decisions.analysis`` for the status line. Nothing is decided by these
-numbers. A request here is one to either version, split between them by ``candidate_share``.
+Called by ``modelplane.decisions.analysis`` for the status line and by
+``modelplane.decisions.preflight`` before a rollout begins. Nothing is decided by these numbers. A
+request here is one to either version, split between them by ``candidate_share``.
 """
 
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
+
+from modelplane.stats.betting import null_projection
 
 
 def requests_needed(
@@ -76,3 +80,44 @@ def still_needed(total: float, log_wealth: float, beta: float = 0.05) -> float:
     """
     target = math.log(1 / beta)
     return max(0.0, total * (target - log_wealth) / target)
+
+
+def harm_growth_per_request(
+    candidate_rate: float, stable_rate: float, null_shift: float, candidate_share: float
+) -> float:
+    """Greatest log-wealth that one request brings on average against "at most so much worse".
+
+    The divergence of both versions' outcomes from the nearest point of the null
+    ``p_c = p_b + null_shift``; see :func:`modelplane.stats.betting.null_projection`.
+
+    Examples
+    --------
+    >>> harm_growth_per_request(0.01, 0.01, 0.001, 0.5)
+    0.0
+    >>> round(harm_growth_per_request(0.05, 0.01, 0.0, 0.5), 4)
+    0.0075
+    """
+    if candidate_rate <= stable_rate + null_shift:
+        return 0.0
+    q_c, q_b = null_projection(candidate_rate, stable_rate, null_shift, candidate_share)
+    return candidate_share * _divergence(candidate_rate, float(q_c)) + (
+        1 - candidate_share
+    ) * _divergence(stable_rate, float(q_b))
+
+
+def growth_for_power(target: float, power: float) -> float:
+    """Expected log-wealth with which a test reaches ``target`` with a given probability.
+
+    The log-wealth of a good bet scatters about normally, with twice its mean as variance, so
+    ``G - z sqrt(2 G) = target``. It is looked at all the time and not only at the end, so the
+    true power is a little higher.
+
+    Examples
+    --------
+    >>> round(growth_for_power(6.0, 0.5), 6)
+    6.0
+    >>> round(growth_for_power(6.0, 0.8), 1)
+    9.7
+    """
+    z = NormalDist().inv_cdf(power)
+    return ((z * math.sqrt(2) + math.sqrt(2 * z * z + 4 * target)) / 2) ** 2

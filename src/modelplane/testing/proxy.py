@@ -9,14 +9,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
-from modelplane.decisions.routing import RoutePlan
+from modelplane.decisions.routing import RoutePlan, count_key
 from modelplane.errors import TransientError
-from modelplane.ports.proxy import LatencyBin, RouteAck, TrafficReading, VariantCounts
+from modelplane.expressions.predicates import compile_predicate
+from modelplane.ports.identity import Credentials
+from modelplane.ports.proxy import (
+    LatencyBin,
+    RouteAck,
+    SliceCounts,
+    TrafficReading,
+    VariantCounts,
+)
+from modelplane.resources.traffic_split import DEFAULT_RULE
 
 
 def accept_all(plan: RoutePlan) -> str | None:
     """Refuse nothing."""
+    return None
+
+
+def _fault_of_predicates(plan: RoutePlan) -> str | None:
+    for rule in plan.rules:
+        compiled = compile_predicate(rule.predicate, plan.input_types) if rule.predicate else None
+        if isinstance(compiled, tuple):
+            return f"rule {rule.name}: {compiled[0]}"
     return None
 
 
@@ -36,6 +54,8 @@ class FakeProxy:
         The accepted plans by deployment: what traffic would meet.
     published
         Every plan that was published, in order.
+    credentials
+        What it speaks mutual TLS with.
     running
         Whether the proxy process runs; see `kill` and `restart`.
     active
@@ -51,6 +71,7 @@ class FakeProxy:
         self.served: dict[str, RoutePlan] = {}
         self.published: list[RoutePlan] = []
         self.refuse = refuse
+        self.credentials: Credentials | None = None
         self.running = True
         self.draining = False
         self.active: dict[str, int] = {}
@@ -64,6 +85,10 @@ class FakeProxy:
         self._acks: dict[str, RouteAck] = {}
         self._news = asyncio.Event()
         self._settle()
+
+    async def present(self, credentials: Credentials) -> None:
+        """Note whom it speaks as."""
+        self.credentials = credentials
 
     async def publish(self, plan: RoutePlan) -> None:
         """Serve `plan` if it is not refused; while the proxy is down, keep it."""
@@ -112,37 +137,47 @@ class FakeProxy:
         client_failures: int = 0,
         latency_us: Mapping[float, int] | None = None,
         replica: str = "",
+        rule: str = DEFAULT_RULE,
+        slices: Mapping[str, SliceCounts] = MappingProxyType({}),
     ) -> None:
         """Add traffic to a variant.
 
         Parameters
         ----------
-        cluster
-            The variant's cluster.
+        cluster, rule
+            The variant's cluster, and the name of the rule it was chosen under.
         requests, failures, client_failures
             How many to add.
         latency_us
             Requests by lower bound of their bin, microseconds; bins are one tenth wide.
         replica
             When given, the requests and failures are counted for it as attempts, too.
+        slices
+            Of the requests, those of parts of the users.
         """
-        before = self._counts.get(cluster, VariantCounts())
+        key = count_key(cluster, rule)
+        before = self._counts.get(key, VariantCounts())
         attempts, failed = dict(before.replica_attempts), dict(before.replica_failures)
         if replica:
             attempts[replica] = attempts.get(replica, 0) + requests
             failed[replica] = failed.get(replica, 0) + failures
         bins = {(part.lower_us, part.width_us): part.count for part in before.latency}
         for lower_us, number in (latency_us or {}).items():
-            key = (lower_us, lower_us / 10)
-            bins[key] = bins.get(key, 0) + number
-        self._counts[cluster] = replace(
+            place = (lower_us, lower_us / 10)
+            bins[place] = bins.get(place, 0) + number
+        parts = dict(before.slices)
+        for name, part in slices.items():
+            old = parts.get(name, SliceCounts())
+            parts[name] = SliceCounts(old.requests + part.requests, old.failures + part.failures)
+        self._counts[key] = replace(
             before,
             requests=before.requests + requests,
             failures=before.failures + failures,
             client_failures=before.client_failures + client_failures,
-            latency=tuple(LatencyBin(*key, bins[key]) for key in sorted(bins)),
+            latency=tuple(LatencyBin(*place, bins[place]) for place in sorted(bins)),
             replica_attempts=attempts,
             replica_failures={name: number for name, number in failed.items() if number},
+            slices=parts,
         )
 
     def count_unrouted(self, requests: int) -> None:
@@ -165,7 +200,7 @@ class FakeProxy:
         if not self.running:
             return
         for deployment, (generation, plan) in self._waiting.items():
-            reason = (plan and self.refuse(plan)) or ""
+            reason = (plan and (self.refuse(plan) or _fault_of_predicates(plan))) or ""
             if plan is None:
                 self.served.pop(deployment, None)
             elif not reason:

@@ -11,6 +11,7 @@ import os
 import sys
 
 from modelplane.adapters.clock import SystemClock
+from modelplane.adapters.identity.keys import EllipticKeys
 from modelplane.adapters.runtime.processes import LinuxProcesses
 from modelplane.adapters.runtime.servers import RuntimeServers
 from modelplane.adapters.runtime.signatures import ModelSignatures
@@ -20,6 +21,7 @@ from modelplane.client import AsyncClient
 from modelplane.errors import TransientError
 from modelplane.settings import Paths, Settings
 from modelplane.wiring.gateways import EnvoyGateways
+from modelplane.wiring.inbounds import EnvoyInbounds
 from modelplane.wiring.process import run_process
 
 _FIRST_START_S = 60.0
@@ -39,6 +41,8 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
                 max_body_bytes=settings.max_request_bytes,
             ),
             gateway_factory=EnvoyGateways(settings),
+            inbound_factory=EnvoyInbounds(settings),
+            keys=EllipticKeys(),
             clock=SystemClock(),
             places=Places(paths.agent, paths.runtime_dir, paths.logs),
             signatures=ModelSignatures(),

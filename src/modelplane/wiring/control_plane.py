@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from modelplane.adapters.clock import SystemClock
+from modelplane.adapters.identity.authority import FolderAuthority
 from modelplane.adapters.store.sqlite import SqliteStore
 from modelplane.api.app import create_app
 from modelplane.api.catalog import Catalog
@@ -108,6 +109,9 @@ def _dependencies(settings: Settings, parts: Parts, stopping: asyncio.Event) -> 
         signed_head=parts.proof.signed_head,
         sign=parts.proof.sign,
         link_key=parts.approving.link_key,
+        authority=FolderAuthority(
+            settings.paths.ca, SystemClock(), life_s=settings.certificate_life_s
+        ),
         stage_place=parts.place,
         secret=parts.watching.secret,
         wake_source=parts.watching.sources.wake,

@@ -27,6 +27,7 @@ from modelplane.controllers.promotion import PromotionController
 from modelplane.controllers.rollout import RolloutController
 from modelplane.controllers.serving import ServingController
 from modelplane.controllers.traffic import TrafficController
+from modelplane.controllers.traffic_policies import TrafficPolicyController
 from modelplane.decisions.gate_keys import StagePlace
 from modelplane.ports.blobs import Blobs
 from modelplane.ports.metrics import Metrics
@@ -84,6 +85,7 @@ async def run_controllers(parts: Parts) -> None:
             RolloutController(store, fence, clock),
             PlacementController(store, fence, clock, own_key=place.public_key),
             TrafficController(store, fence),
+            TrafficPolicyController(store, fence, clock),
             ContractController(store, fence),
             ServingController(store, fence, clock),
             AliasGuardController(store, fence, clock),

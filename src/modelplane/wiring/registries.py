@@ -1,20 +1,13 @@
-"""Where watched registries meet their adapter, and named secrets their files.
+"""Where watched registries meet their adapter.
 
-Called by `wiring.control_plane`. A secret is the file ``STATE/secrets/NAME`` that nobody else may
-read, or the variable ``MODELPLANE_SECRET_NAME`` (dashes and dots as underscores); it is read each
-time it is needed, so that it can be changed, and never logged.
+Called by `wiring.control_plane`.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-import structlog
 
 from modelplane.adapters.registry.mlflow import MlflowRegistry
 from modelplane.adapters.registry.mlflow_http import Credentials
@@ -26,39 +19,9 @@ from modelplane.ports.blobs import Blobs
 from modelplane.ports.clock import Clock
 from modelplane.ports.registries import Connect, ModelRegistry, SourceRefused
 from modelplane.ports.store import Store
-from modelplane.resources.meta import check_name
 from modelplane.resources.model_source import ModelSource
 from modelplane.settings import Settings
-
-_log = structlog.get_logger(__name__)
-
-_MAX_SECRET_BYTES = 64 * 2**10
-
-
-def _make_secrets(settings: Settings) -> Callable[[str], str | None]:
-    """Return what reads a secret by its name; None when there is none."""
-
-    def secret(name: str) -> str | None:
-        try:
-            check_name(name)
-        except ValueError:
-            return None
-        variable = f"MODELPLANE_SECRET_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}"
-        return _read_file(settings.paths.secrets / name) or os.environ.get(variable) or None
-
-    return secret
-
-
-def _read_file(path: Path) -> str | None:
-    try:
-        status = path.stat()
-        if status.st_mode & 0o077:
-            _log.warning("secret.refused", name=path.name, reason="others may read it: chmod 600")
-            return None
-        with path.open("rb") as file:
-            return file.read(_MAX_SECRET_BYTES).decode().strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
+from modelplane.wiring.secrets import make_secrets, secret_variable
 
 
 def _make_connect(settings: Settings, secret: Callable[[str], str | None]) -> Connect:
@@ -87,8 +50,10 @@ def _need(secret: Callable[[str], str | None], name: str | None) -> str | None:
         return None
     found = secret(name)
     if found is None:
-        variable = f"MODELPLANE_SECRET_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}"
-        hint = f"write it to secrets/{name} in the state directory (mode 600), or set {variable}"
+        hint = (
+            f"write it to secrets/{name} in the state directory (mode 600), or set "
+            f"{secret_variable(name)}"
+        )
         raise SourceRefused("SecretMissing", f"there is no secret {name!r}", hint=hint)
     return found
 
@@ -107,7 +72,7 @@ def make_source_controllers(
 ) -> SourceControllers:
     """Return the controllers of sources and artifacts; files that were on their way are gone."""
     shutil.rmtree(settings.paths.imports, ignore_errors=True)
-    secret = _make_secrets(settings)
+    secret = make_secrets(settings)
     connect = _make_connect(settings, secret)
     fetcher = VersionFetcher(blobs, settings.paths.imports)
     sources = SourceController(

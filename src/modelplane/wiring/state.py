@@ -104,7 +104,7 @@ async def ensure_first_resources(store: Store, settings: Settings) -> None:
             transaction.create(Environment(metadata=Metadata(name=name), spec=spec))
         else:
             before = existing.spec.gateway
-            gateway = Gateway(
+            gateway = before.with_(
                 host=settings.gateway_host or before.host, port=wanted_port or before.port
             )
             if gateway == before:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 
-from modelplane.adapters.proxy.book import RouteBook
-from modelplane.adapters.proxy.stream import Stream, StreamStuck
+from modelplane.adapters.proxy.stream import StreamStuck
 from modelplane.errors import TerminalError
 
 _log = logging.getLogger(__name__)
@@ -26,32 +25,51 @@ _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _MESSAGE_MAX = 64 * 1024 * 1024
 
 
+class Connection(Protocol):
+    """One connection of Envoy, as `stream` and `tables` serve it."""
+
+    listener_fault: str | None
+    listening: bool
+
+    @property
+    def renewal_fault(self) -> str | None:
+        """Why Envoy does not use what was renewed; None when it does."""
+
+    async def run(self, requests: AsyncIterator[Any], changed: asyncio.Event) -> None:
+        """Serve it until Envoy hangs up; `changed` is set when there is something new."""
+
+
 class ConfigServer:
-    """Serves one `RouteBook` to one Envoy on a Unix socket.
+    """Serves configuration to one Envoy on a Unix socket.
 
     Parameters
     ----------
-    book
-        What to serve; load it before `start`.
+    connect
+        Makes what serves a connection, from the function that writes to it. What it serves is to
+        be loaded before `start`.
     socket_path
         Where to listen; mode 0600.
-    on_verdict
-        Called after Envoy accepted or refused something.
     """
 
-    def __init__(self, book: RouteBook, socket_path: Path, on_verdict: Callable[[], None]) -> None:
-        self._book = book
+    def __init__(
+        self, connect: Callable[[Callable[[Any], Awaitable[None]]], Connection], socket_path: Path
+    ) -> None:
+        self._connect = connect
         self._socket_path = socket_path
-        self._on_verdict = on_verdict
         self._changed = asyncio.Event()
         self._server: Any = None
-        self._stream: Stream | None = None
+        self._stream: Connection | None = None
         self._serving: asyncio.Task[None] | None = None
 
     @property
     def listener_fault(self) -> str | None:
-        """Why the connected Envoy does not listen (a port in use, say); None when it does."""
-        return self._stream.listener_fault if self._stream else None
+        """Why the connected Envoy does not listen as it should; None when it does.
+
+        A port in use, say, or a certificate that it refuses.
+        """
+        if self._stream is None:
+            return None
+        return self._stream.listener_fault or self._stream.renewal_fault
 
     @property
     def connected(self) -> bool:
@@ -90,14 +108,14 @@ class ConfigServer:
         self._socket_path.unlink(missing_ok=True)
 
     def wake(self) -> None:
-        """Say that the book has changed."""
+        """Say that there is something new."""
         self._changed.set()
 
     async def _handle(self, requests: AsyncIterator[Any], context: Any) -> None:
         """Serve one connection; a newer one takes the place of an older one."""
         if self._serving is not None:
             self._serving.cancel()
-        stream = Stream(self._book, context.write, self._on_verdict)
+        stream = self._connect(context.write)
         serving = asyncio.ensure_future(stream.run(requests, self._changed))
         self._stream, self._serving = stream, serving
         try:

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from modelplane.adapters.proxy.snapshot import RouteResources, compile_route, scope_name
-from modelplane.adapters.proxy.xds import CLUSTER, ENDPOINTS, LISTENER, SCOPE, XdsResource
+from modelplane.adapters.proxy.xds import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    SCOPE,
+    SECRET,
+    XdsResource,
+)
 from modelplane.decisions.routing import RoutePlan
 from modelplane.ports.proxy import RouteAck
 
@@ -72,7 +80,8 @@ class RouteBook:
     ----------
     tables
         By resource type and name: clusters and their endpoints that are served, offered or
-        linger; the listener and the scopes of the gateway itself, which never change.
+        linger; the listener and the scopes of the gateway itself, which never change; its
+        secrets and filters, which `fix` may replace at any time.
     retired
         Clusters that no route names any more, with the moment they may go.
     acks
@@ -80,7 +89,9 @@ class RouteBook:
     """
 
     tables: dict[str, dict[str, XdsResource]] = field(
-        default_factory=lambda: {CLUSTER: {}, ENDPOINTS: {}, LISTENER: {}, SCOPE: {}}
+        default_factory=lambda: {
+            kind: {} for kind in (CLUSTER, ENDPOINTS, LISTENER, SCOPE, SECRET, EXTENSION)
+        }
     )
     retired: dict[str, float] = field(default_factory=dict)
     acks: dict[str, RouteAck] = field(default_factory=dict)
@@ -88,17 +99,22 @@ class RouteBook:
     _dirty: dict[str, None] = field(default_factory=dict)
 
     def fix(self, resource_type: str, resources: Iterable[XdsResource]) -> None:
-        """Add resources that belong to the gateway itself and never change."""
+        """Add or replace resources that belong to the gateway itself."""
         self.tables[resource_type].update({resource.name: resource for resource in resources})
 
     def want(self, plan: RoutePlan) -> None:
         """Note that `plan` should be served.
 
-        A plan that Envoy refused before is refused again without being offered.
+        A plan that cannot be compiled is refused without being offered, and so is one that Envoy
+        refused before.
         """
-        route = compile_route(plan)
         entry = self._entries.setdefault(plan.deployment, _Entry())
         entry.generation = plan.generation
+        try:
+            route = compile_route(plan)
+        except ValueError as error:
+            self._ack(plan.deployment, plan.generation, str(error))
+            return
         if entry.refused and entry.refused[0] == route.versions:
             self._ack(plan.deployment, plan.generation, entry.refused[1])
             return

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modelplane.errors import TerminalError
+from modelplane.resources.environment import GatewayJwt
 
 STATS_PREFIX = "mp"
 """First part of the names of the counters that `traffic` reads."""
@@ -45,6 +46,10 @@ class GatewayConfig:
         When set, every request except health needs ``authorization: Bearer TOKEN``.
     concurrency
         Envoy's worker threads.
+    tls
+        Whether clients speak TLS, with the certificate that `credentials` follows.
+    jwt
+        Tokens that are verified, with the keys that `credentials` follows; None: not read.
     max_connections
         Client connections at a time; further ones are refused.
     """
@@ -57,6 +62,8 @@ class GatewayConfig:
     token: str | None = field(default=None, repr=False)
     concurrency: int = 1
     max_connections: int = 10_000
+    tls: bool = False
+    jwt: GatewayJwt | None = None
 
     def __post_init__(self) -> None:
         for path in (self.ads_socket, self.admin_socket):

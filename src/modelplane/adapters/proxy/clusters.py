@@ -12,6 +12,9 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
+from modelplane.adapters.proxy.limits import circuit_breakers, outlier_detection
+from modelplane.adapters.proxy.secrets import CONNECTION_LIFE_S, cluster_sockets, endpoint_match
+from modelplane.adapters.proxy.shadows import copy_breakers
 from modelplane.adapters.proxy.xds import pack
 from modelplane.decisions.routing import Endpoint, RoutePlan, Variant
 
@@ -19,22 +22,32 @@ METADATA_NAMESPACE = "mp"
 """Where clusters and endpoints carry the version, replica and cluster they belong to."""
 
 _ADS = {"resource_api_version": "V3", "ads": {}}
-_HTTP1 = pack(
-    http_protocol_options_pb2.HttpProtocolOptions(
-        # Shorter than the keep-alive of common model servers (5 s), so that Envoy and not the
-        # server ends an idle connection: the other way round a request can meet the close.
-        common_http_protocol_options={"idle_timeout": {"seconds": 4}},
-        explicit_http_config={"http_protocol_options": {}},
+# Shorter than the keep-alive of common model servers (5 s), so that Envoy and not the server ends
+# an idle connection: the other way round a request can meet the close.
+_IDLE = {"idle_timeout": {"seconds": 4}}
+
+
+def _http1(**common: Any) -> Any:
+    return pack(
+        http_protocol_options_pb2.HttpProtocolOptions(
+            common_http_protocol_options=_IDLE | common,
+            explicit_http_config={"http_protocol_options": {}},
+        )
     )
-)
 
 
-def compile_cluster(variant: Variant) -> Any:
-    """Return the cluster of `variant`; the same for stable and candidate.
+_HTTP1 = _http1()
+_HTTP1_RENEWED = _http1(max_connection_duration={"seconds": CONNECTION_LIFE_S})
+"""Where certificates are renewed, connections are too."""
+
+
+def compile_cluster(variant: Variant, plan: RoutePlan) -> Any:
+    """Return the cluster of `variant`; the same for stable and candidate of one plan.
 
     A promotion therefore changes endpoints and routes only, and never makes Envoy replace a
-    cluster that is serving.
+    cluster that is serving: a shadow that is promoted served nobody before.
     """
+    sockets = cluster_sockets(plan)
     return cluster_pb2.Cluster(
         name=variant.cluster,
         type="EDS",
@@ -42,36 +55,15 @@ def compile_cluster(variant: Variant) -> Any:
         connect_timeout={"nanos": 250_000_000},
         lb_policy="LEAST_REQUEST",
         typed_extension_protocol_options={
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _HTTP1
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _HTTP1_RENEWED
+            if sockets
+            else _HTTP1
         },
-        # Envoy's default of 3 concurrent retries would undo the shield under load.
-        circuit_breakers={
-            "thresholds": [
-                {
-                    "max_connections": {"value": 4096},
-                    "max_pending_requests": {"value": 4096},
-                    "max_requests": {"value": 4096},
-                    "max_retries": {"value": 1024},
-                }
-            ]
-        },
-        # A replica that cannot be reached or does not answer rests for a moment; what it
-        # answers, 5xx included, is for the analysis to judge and not for the balancer.
-        outlier_detection={
-            "split_external_local_origin_errors": True,
-            "consecutive_local_origin_failure": {"value": 3},
-            "enforcing_consecutive_local_origin_failure": {"value": 100},
-            "enforcing_local_origin_success_rate": {"value": 0},
-            "enforcing_consecutive_5xx": {"value": 0},
-            "enforcing_consecutive_gateway_failure": {"value": 0},
-            "enforcing_success_rate": {"value": 0},
-            "enforcing_failure_percentage": {"value": 0},
-            "enforcing_failure_percentage_local_origin": {"value": 0},
-            "max_ejection_percent": {"value": 100},
-            "interval": {"seconds": 1},
-            "base_ejection_time": {"seconds": 2},
-            "max_ejection_time": {"seconds": 4},
-        },
+        transport_socket_matches=sockets,
+        circuit_breakers=copy_breakers(plan)
+        if variant.role == "shadow"
+        else circuit_breakers(plan.limits),
+        outlier_detection=outlier_detection(plan.limits),
         metadata=_metadata(version=variant.version),
     )
 
@@ -99,12 +91,9 @@ def compile_endpoints(variant: Variant, plan: RoutePlan) -> Any:
 
 
 def _endpoint(owner: Variant, endpoint: Endpoint) -> dict[str, Any]:
-    return {
-        "endpoint": {"address": address(endpoint.address)},
-        "metadata": _metadata(
-            version=owner.version, replica=endpoint.replica, cluster=owner.cluster
-        ),
-    }
+    metadata = _metadata(version=owner.version, replica=endpoint.replica, cluster=owner.cluster)
+    metadata["filter_metadata"].update(endpoint_match(endpoint))
+    return {"endpoint": {"address": address(endpoint.address)}, "metadata": metadata}
 
 
 def address(text: str) -> dict[str, Any]:

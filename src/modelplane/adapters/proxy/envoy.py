@@ -17,12 +17,16 @@ from modelplane.adapters.proxy.admin import Admin
 from modelplane.adapters.proxy.ads import ConfigServer
 from modelplane.adapters.proxy.book import RouteBook
 from modelplane.adapters.proxy.bootstrap import GatewayConfig
+from modelplane.adapters.proxy.limits import within
 from modelplane.adapters.proxy.listener import listener
+from modelplane.adapters.proxy.secrets import secrets
 from modelplane.adapters.proxy.snapshot import gateway_scopes
+from modelplane.adapters.proxy.stream import Stream
 from modelplane.adapters.proxy.traffic import STATS_FILTER, read_counts
-from modelplane.adapters.proxy.xds import LISTENER, SCOPE
+from modelplane.adapters.proxy.xds import LISTENER, SCOPE, SECRET, XdsResource
 from modelplane.decisions.routing import RoutePlan
 from modelplane.errors import TransientError
+from modelplane.ports.identity import Credentials
 from modelplane.ports.proxy import RouteAck, TrafficReading
 
 _STATS_TARGET = "/stats?format=json&usedonly&histogram_buckets=detailed&filter=" + quote(
@@ -47,10 +51,13 @@ class EnvoyProxy:
         self._book = RouteBook()
         self._book.fix(LISTENER, [listener(config)])
         self._book.fix(SCOPE, gateway_scopes(metadata.version("modelplane")))
+        self._max_body_bytes = config.max_body_bytes
         for plan in plans:
-            self._book.want(plan)
+            self._book.want(within(plan, self._max_body_bytes))
         self._verdicts = asyncio.Event()
-        self._server = ConfigServer(self._book, config.ads_socket, self._verdicts.set)
+        self._server = ConfigServer(
+            lambda write: Stream(self._book, write, self._verdicts.set), config.ads_socket
+        )
         self._admin = Admin(config.admin_socket)
 
     @property
@@ -66,9 +73,19 @@ class EnvoyProxy:
         """Stop serving configuration; Envoy goes on with what it has."""
         await self._server.stop()
 
+    async def present(self, credentials: Credentials) -> None:
+        """Speak mutual TLS with `credentials` from the next connection on."""
+        self._book.fix(SECRET, secrets(credentials))
+        self._server.wake()
+
+    def renew(self, kind: str, resource: XdsResource) -> None:
+        """Use `resource`, a secret or a filter that the listener names, from now on."""
+        self._book.fix(kind, [resource])
+        self._server.wake()
+
     async def publish(self, plan: RoutePlan) -> None:
         """Queue `plan`; of several not yet offered for one deployment the last one counts."""
-        self._book.want(plan)
+        self._book.want(within(plan, self._max_body_bytes))
         self._told()
 
     async def withdraw(self, deployment: str) -> None:

@@ -19,7 +19,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 
+from modelplane.adapters.proxy import limits, tls, tokens
 from modelplane.adapters.proxy.bootstrap import HTTP_STATS_PREFIX, GatewayConfig
+from modelplane.adapters.proxy.filters import rule_filters
+from modelplane.adapters.proxy.script import USER_HEADER
+from modelplane.adapters.proxy.shadows import COMPARE_HEADER, COPY_HEADER
 from modelplane.adapters.proxy.snapshot import API_KEY_FILTER, PATH_HEADER
 from modelplane.adapters.proxy.traffic import attempt_logs, request_logs
 from modelplane.adapters.proxy.xds import XdsResource, pack, resource
@@ -35,7 +39,7 @@ def listener(config: GatewayConfig) -> XdsResource:
     manager = http_connection_manager_pb2.HttpConnectionManager(
         stat_prefix=HTTP_STATS_PREFIX,
         scoped_routes=_scoped_routes(),
-        early_header_mutation_extensions=[_path_without_query()],
+        early_header_mutation_extensions=[_inner_headers(config)],
         http_filters=_http_filters(config),
         access_log=request_logs(),
         # Makes every client external, so that Envoy drops x-envoy-* headers they send.
@@ -71,7 +75,8 @@ def listener(config: GatewayConfig) -> XdsResource:
                         "name": "envoy.filters.network.http_connection_manager",
                         "typed_config": pack(manager),
                     }
-                ]
+                ],
+                "transport_socket": tls.downstream_socket() if config.tls else None,
             }
         ],
     )
@@ -92,53 +97,52 @@ def _scoped_routes() -> dict[str, Any]:
     }
 
 
-def _path_without_query() -> dict[str, Any]:
-    """Return the extension that gives the scope key a path without query.
+def _inner_headers(config: GatewayConfig) -> dict[str, Any]:
+    """Return the extension that sets the inner headers, whatever a client sent under their names.
 
-    ``:path`` itself would do, but a query would become part of the last fragment. The slashes at
-    the end give short paths such as ``/v2`` the fragments they lack.
+    The scope key needs a path without query: ``:path`` itself would do, but a query would become
+    part of the last fragment. The slashes at the end give short paths such as ``/v2`` the
+    fragments they lack.
     """
-    mutation = {
-        "append": {
-            "header": {"key": PATH_HEADER, "value": "%PATH(NQ)%//"},
-            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-        }
+    path = {
+        "header": {"key": PATH_HEADER, "value": "%PATH(NQ)%//"},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
+    ours = (USER_HEADER, COMPARE_HEADER, COPY_HEADER, *tokens.claim_headers(config.jwt))
+    mutations = [{"append": path}, *({"remove": name} for name in ours)]
     return {
-        "name": "path-without-query",
-        "typed_config": pack(header_mutation_pb2.HeaderMutation(mutations=[mutation])),
+        "name": "inner-headers",
+        "typed_config": pack(header_mutation_pb2.HeaderMutation(mutations=mutations)),
     }
 
 
 def _http_filters(config: GatewayConfig) -> list[dict[str, Any]]:
-    filters: list[tuple[str, Any]] = []
-    if config.token is not None:
-        filters.append(
-            (
-                API_KEY_FILTER,
-                api_key_auth_pb2.ApiKeyAuth(
-                    credentials=[{"key": config.token, "client": "gateway"}],
-                    key_sources=[{"header": "authorization"}],
-                    forwarding={"hide_credentials": True},
-                ),
-            )
-        )
-    filters.append(
-        (
-            "envoy.filters.http.buffer",
-            buffer_pb2.Buffer(max_request_bytes={"value": config.max_body_bytes}),
-        )
+    """Return the filters in their order; `limits` and `filters` switch theirs on by deployment."""
+    buffer = buffer_pb2.Buffer(max_request_bytes={"value": config.max_body_bytes})
+    router = router_pb2.Router(suppress_envoy_headers=True, upstream_log=attempt_logs())
+    return [
+        *tokens.jwt_filters(config.jwt),
+        *(_filter(name, message) for name, message in _token_filters(config)),
+        *(_filter(name, message, disabled=True) for name, message in limits.http_filters()),
+        _filter(limits.BUFFER_FILTER, buffer),
+        *(_filter(name, message, disabled=True) for name, message in rule_filters()),
+        _filter("envoy.filters.http.router", router),
+    ]
+
+
+def _token_filters(config: GatewayConfig) -> list[tuple[str, Any]]:
+    if config.token is None:
+        return []
+    check = api_key_auth_pb2.ApiKeyAuth(
+        credentials=[{"key": config.token, "client": "gateway"}],
+        key_sources=[{"header": "authorization"}],
+        forwarding={"hide_credentials": True},
     )
-    filters.append(
-        (
-            "envoy.filters.http.router",
-            router_pb2.Router(
-                suppress_envoy_headers=True,
-                upstream_log=attempt_logs(),
-            ),
-        )
-    )
-    return [{"name": name, "typed_config": pack(message)} for name, message in filters]
+    return [(API_KEY_FILTER, check)]
+
+
+def _filter(name: str, message: Any, *, disabled: bool = False) -> dict[str, Any]:
+    return {"name": name, "typed_config": pack(message), "disabled": disabled}
 
 
 def _problems() -> dict[str, Any]:
@@ -161,7 +165,7 @@ def _problems() -> dict[str, Any]:
         },
         "body_format_override": _problem("%LOCAL_REPLY_BODY%"),
     }
-    return {"mappers": [unknown_model, any_error]}
+    return {"mappers": [unknown_model, *limits.refusals(_problem), any_error]}
 
 
 def _problem(message: str) -> dict[str, Any]:

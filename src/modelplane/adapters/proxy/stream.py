@@ -21,12 +21,23 @@ from typing import Any
 from envoy.service.discovery.v3 import discovery_pb2
 
 from modelplane.adapters.proxy.book import Change, RouteBook
-from modelplane.adapters.proxy.xds import CLUSTER, ENDPOINTS, LISTENER, SCOPE, XdsResource
+from modelplane.adapters.proxy.xds import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    SCOPE,
+    SECRET,
+    XdsResource,
+)
 
 _log = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUT_S = 10.0
 _BATCH = 256
+_BY_NAME = (ENDPOINTS, SECRET, EXTENSION)
+"""What Envoy asks for by name, when something else that it has names it."""
+
 _UNKNOWN_LINGER_S = 60.0
 """How long clusters of an earlier run may still have requests: the default request time-out."""
 
@@ -63,8 +74,9 @@ class Stream:
         self._faults: dict[tuple[str, str], str] = {}
         self._awaited: dict[tuple[str, str], str | None] = {}
         self._fault: str | None = None
+        self._refused: dict[tuple[str, str], tuple[str, str]] = {}
         self._sent: dict[str, _Sent] = {}
-        self._subscribed: set[str] = set()
+        self._subscribed: dict[str, set[str]] = {kind: set() for kind in _BY_NAME}
         self._begun: set[str] = set()
         self._news = asyncio.Condition()
         self._write_lock = asyncio.Lock()
@@ -81,6 +93,15 @@ class Stream:
             serving.cancel()
             reading.cancel()
             await asyncio.gather(serving, reading, return_exceptions=True)
+
+    @property
+    def renewal_fault(self) -> str | None:
+        """Why Envoy does not use a secret or filter as it is now wanted; None when it does."""
+        for (kind, name), (version, fault) in self._refused.items():
+            wanted = self._book.tables[kind].get(name)
+            if wanted is not None and wanted.version == version:
+                return fault
+        return None
 
     # What Envoy says
 
@@ -123,18 +144,20 @@ class Stream:
         self._note_held(kind, request.initial_resource_versions)
         self._offered[kind].update(request.initial_resource_versions)
         self._begun.add(kind)
-        if kind != ENDPOINTS:
+        if kind not in _BY_NAME:
             return
+        subscribed = self._subscribed[kind]
         for name in request.resource_names_unsubscribe:
-            self._subscribed.discard(name)
+            subscribed.discard(name)
             self._held[kind].pop(name, None)
             self._offered[kind].pop(name, None)
         names = list(request.resource_names_subscribe)
-        self._subscribed.update(names)
-        table = self._book.tables[ENDPOINTS]
+        subscribed.update(names)
+        table = self._book.tables[kind]
         known = [table[name] for name in names if name in table]
-        unknown = [name for name in names if name not in table]
-        await self._send(ENDPOINTS, self._not_offered(ENDPOINTS, known), unknown)
+        # Of a secret or filter that is not read yet Envoy may hold an earlier form: let it.
+        unknown = [name for name in names if name not in table] if kind == ENDPOINTS else []
+        await self._send(kind, self._not_offered(kind, known), unknown)
 
     # What Envoy is told
 
@@ -150,8 +173,24 @@ class Stream:
             except TimeoutError:
                 await self._remove_retired()
             changed.clear()
+            await self._send_renewed()
             while changes := self._book.take(_BATCH):
                 self._accept(await self._sift(changes, self._offer))
+
+    async def _send_renewed(self) -> None:
+        """Send the secrets and filters of the gateway that were replaced; Envoy swaps them whole.
+
+        One that it refuses changes nothing: Envoy goes on with the one before.
+        """
+        for kind in (SECRET, EXTENSION):
+            table = self._book.tables[kind]
+            used = [table[name] for name in sorted(self._subscribed[kind]) if name in table]
+            for one in self._not_offered(kind, used):
+                await self._send(kind, [one])
+                if fault := await self._settle({kind: [one]}):
+                    self._offered[kind][one.name] = one.version  # not to be sent again
+                    self._refused[kind, one.name] = one.version, fault
+                    _log.error("Envoy refused %s: %s", one.name, fault)
 
     async def _begin(self) -> None:
         """Send what a new connection needs; of what Envoy already holds, nothing."""
@@ -234,11 +273,11 @@ class Stream:
         self._book.offer(changes)
         clusters = self._not_offered(CLUSTER, (c for change in changes for c in change.clusters))
         endpoints = [e for change in changes for e in change.endpoints]
-        for name in {c.name for c in clusters} & self._subscribed:
+        for name in {c.name for c in clusters} & self._subscribed[ENDPOINTS]:
             self._offered[ENDPOINTS].pop(name, None)
             self._held[ENDPOINTS].pop(name, None)
         await self._send(CLUSTER, clusters)
-        subscribed = (e for e in endpoints if e.name in self._subscribed)
+        subscribed = (e for e in endpoints if e.name in self._subscribed[ENDPOINTS])
         await self._send(ENDPOINTS, self._not_offered(ENDPOINTS, subscribed))
         return await self._settle({CLUSTER: clusters, ENDPOINTS: endpoints})
 

@@ -1,6 +1,6 @@
 """The few words of xDS the adapter speaks: resource types and packed, versioned resources.
 
-Used by `listener`, `snapshot` and `ads`. Pure data; no I/O.
+Used by all modules that make resources or send them. Pure data; no I/O.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ _URL = "type.googleapis.com/"
 
 CLUSTER = _URL + "envoy.config.cluster.v3.Cluster"
 ENDPOINTS = _URL + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+EXTENSION = _URL + "envoy.config.core.v3.TypedExtensionConfig"
 LISTENER = _URL + "envoy.config.listener.v3.Listener"
 SCOPE = _URL + "envoy.config.route.v3.ScopedRouteConfiguration"
+SECRET = _URL + "envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 @dataclass(frozen=True, slots=True)

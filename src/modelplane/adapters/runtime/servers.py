@@ -23,7 +23,9 @@ from modelplane.adapters.runtime.environments import (
     is_transient,
 )
 from modelplane.adapters.runtime.exposition import failed_scrape, read_exposition
+from modelplane.decisions.comparison import KeptAnswer
 from modelplane.ports.servers import (
+    AnswerPage,
     Prediction,
     PreparationFailed,
     Readiness,
@@ -31,12 +33,15 @@ from modelplane.ports.servers import (
     ServerCommand,
 )
 from modelplane.resources.replica import Replica
+from modelplane_runtime.answers import ANSWERS_PATH
 
 _READY_TIMEOUT_S = 1.0
 _PREDICT_TIMEOUT_S = 30.0
 _SCRAPE_TIMEOUT_S = 2.0
 _SCRAPE_BYTES = 2**20
 _SCRAPE_HEADERS = {"accept": "text/plain; version=0.0.4", "accept-encoding": "identity"}
+_ANSWERS_TIMEOUT_S = 2.0
+_ANSWERS_BYTES = 4 * 2**20
 _MESSAGE_CHARS = 500
 # What package installers, object stores and proxies are configured by.
 _TOOLS = (
@@ -164,6 +169,26 @@ class RuntimeServers:
         # Not on the event loop: a megabyte of text takes the parser a second.
         return await asyncio.to_thread(read_exposition, body.decode(errors="replace"))
 
+    async def read_answers(self, socket: Path, after: int) -> AnswerPage | None:
+        """Get the answers that `modelplane_runtime` kept to be compared; see the port."""
+        body = bytearray()
+        try:
+            async with (
+                asyncio.timeout(_ANSWERS_TIMEOUT_S),
+                _client(socket, _ANSWERS_TIMEOUT_S) as client,
+                client.stream("GET", f"{ANSWERS_PATH}?after={after}") as response,
+            ):
+                if response.status_code != 200:
+                    return None
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > _ANSWERS_BYTES:
+                        return None
+        except (httpx.HTTPError, OSError, TimeoutError):
+            return None
+        # Not on the event loop: a megabyte takes the parser tens of milliseconds.
+        return await asyncio.to_thread(_read_page, bytes(body))
+
     def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
         """Return the variables of a job; see the port."""
         child = child_environment(env)
@@ -176,6 +201,20 @@ class RuntimeServers:
             "MODELPLANE_ENVIRONMENTS": str(self._root),
             "MODELPLANE_REUSE_INTERPRETER": str(self._reuse_interpreter).lower(),
         }
+
+
+def _read_page(body: bytes) -> AnswerPage | None:
+    """Return the page in what a server said; None when that is no page."""
+    try:
+        document = json.loads(body)
+        answers = tuple(
+            KeptAnswer(str(one["name"]), int(one["status"]), one["answer"])
+            for one in document["answers"]
+            if one["answer"] is None or isinstance(one["answer"], dict)
+        )
+        return AnswerPage(answers, int(document["next"]), bool(document["more"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _client(socket: Path, timeout_s: float) -> httpx.AsyncClient:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from modelplane.decisions.answers import Difference, compare_answers
 from modelplane.resources.checks import ParityCheck
 from modelplane.resources.gate_run import (
     Finding,
@@ -24,7 +25,6 @@ from modelplane.resources.gate_run import (
     StageTask,
     TestCase,
 )
-from modelplane.stages.answers import Difference, compare_answers
 from modelplane.stages.data import requests_of
 from modelplane.stages.data_tables import data_of, load_table, tell_data
 from modelplane.stages.evidence import write_json

@@ -1,6 +1,7 @@
 """Whether two inference answers say the same. Pure.
 
-Called by the check `parity`; outputs are compared by name, whatever their order.
+Called by the check `parity` and for the copies of requests that a shadow gets (`comparison`);
+outputs are compared by name, whatever their order.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ class Difference:
 
 
 def compare_answers(
-    reference: Mapping[str, Any], other: Mapping[str, Any], tolerance: float
+    reference: Mapping[str, Any],
+    other: Mapping[str, Any],
+    tolerance: float,
+    *,
+    sides: tuple[str, str] = ("there", "here"),
 ) -> list[Difference]:
     """Return how `other` differs from `reference`.
 
@@ -43,6 +48,8 @@ def compare_answers(
     tolerance
         Of real numbers: relative, and absolute below 1. Whole numbers, text and truth values,
         names, shapes and datatypes must be equal; NaN (null) is equal to NaN.
+    sides
+        What the two are called in messages.
 
     Examples
     --------
@@ -59,7 +66,7 @@ def compare_answers(
             size = len(_flat((ours.get(name) or theirs[name]).get("data")))
             found.append(Difference(name, which, max(1, size)))
             continue
-        found += _compare_outputs(name, ours[name], theirs[name], tolerance)
+        found += _compare_outputs(name, (ours[name], theirs[name]), tolerance, sides)
     return found
 
 
@@ -71,19 +78,23 @@ def _by_name(answer: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _compare_outputs(
-    name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], tolerance: float
+    name: str,
+    outputs: tuple[Mapping[str, Any], Mapping[str, Any]],
+    tolerance: float,
+    sides: tuple[str, str],
 ) -> list[Difference]:
+    (ours, theirs), (there, here) = outputs, sides
     left, right = _flat(ours.get("data")), _flat(theirs.get("data"))
     for part in ("datatype", "shape"):
         if ours.get(part) != theirs.get(part):
-            message = f"{part} {ours.get(part)} there, {theirs.get(part)} here"
+            message = f"{part} {ours.get(part)} {there}, {theirs.get(part)} {here}"
             return [Difference(name, message, max(1, len(left)))]
     if len(left) != len(right):
-        message = f"{len(left)} values there, {len(right)} here"
+        message = f"{len(left)} values {there}, {len(right)} {here}"
         return [Difference(name, message, max(1, len(left)))]
     is_real = str(ours.get("datatype")).startswith("FP")
     return [
-        Difference(f"{name}[{position}]", f"{one!r:.100} there, {two!r:.100} here")
+        Difference(f"{name}[{position}]", f"{one!r:.100} {there}, {two!r:.100} {here}")
         for position, (one, two) in enumerate(zip(left, right, strict=True))
         if not _equal(one, two, tolerance if is_real else None)
     ]
@@ -100,5 +111,8 @@ def _equal(one: Any, two: Any, tolerance: float | None) -> bool:
     if tolerance is None or one is None or two is None:
         return bool(one == two) and type(one) is type(two)
     if isinstance(one, int | float) and isinstance(two, int | float):
-        return math.isclose(one, two, rel_tol=tolerance, abs_tol=tolerance)
+        try:
+            return math.isclose(one, two, rel_tol=tolerance, abs_tol=tolerance)
+        except OverflowError:  # JSON's whole numbers have no bound
+            return one == two
     return False
