@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelplane.agent.telemetry import MAX_KEPT_BATCHES, Meter, Outbox, difference
 from modelplane.decisions.agent_routing import cluster_name
 from modelplane.errors import InvalidResource, TransientError
-from modelplane.ports.proxy import LatencyBin, TrafficReading, VariantCounts
+from modelplane.ports.proxy import LatencyBin, SliceCounts, TrafficReading, VariantCounts
 from modelplane.resources.meta import Metadata
 from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt
 from modelplane.resources.traffic_split import TrafficSplit, TrafficSplitSpec
@@ -249,3 +249,21 @@ async def test_a_refused_batch_does_not_hold_up_the_rest() -> None:
     outbox.add(batch(2))
     await outbox.send()
     assert receiver.received == [2]
+
+
+def test_counts_under_a_rule_and_of_parts_of_the_users_are_told_apart() -> None:
+    before = VariantCounts(requests=10, slices={"user.region=west": SliceCounts(4, 1)})
+    after = VariantCounts(
+        requests=30,
+        slices={"user.region=west": SliceCounts(9, 3), "user.region=east": SliceCounts(2, 0)},
+    )
+    sample = difference(before, after, "fraud.01|rule-1f")
+    assert sample is not None
+    assert (sample.deployment, sample.revision, sample.rule) == ("fraud", "01", "rule-1f")
+    assert {name: (part.requests, part.failures) for name, part in sample.slices.items()} == {
+        "user.region=west": (5, 2),
+        "user.region=east": (2, 0),
+    }
+    anew = difference(after, before, "fraud.01")
+    assert anew is not None
+    assert (anew.rule, anew.slices["user.region=west"].requests) == ("", 4)

@@ -70,6 +70,7 @@ class FakeControlPlane:
         self.refuse_uploads: Exception | None = None
         self.authority: CertificateAuthority | None = None
         self.certified: list[str] = []
+        self.certifies = True
         self._away = False
         self._news = asyncio.Event()
 
@@ -146,6 +147,8 @@ class FakeControlPlane:
     async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
         self._check()
         assert self.authority is not None
+        if not self.certifies:
+            raise TransientError("it certifies nobody now")
         issued = self.authority.issue(request)
         self.certified.append(issued.identity.partition("/environments/")[2])
         return issued

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from modelplane.decisions.assignment import bucket_of
+from modelplane.client import Client
+from modelplane.decisions.assignment import Explanation, bucket_of
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata
 from modelplane.resources.traffic_split import (
@@ -18,7 +20,7 @@ from modelplane.resources.traffic_split import (
     TrafficSplitSpec,
     TrafficSplitStatus,
 )
-from tests.api.world import READER, SYSTEM, World, make_world
+from tests.api.world import READER, SYSTEM, World, make_world, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -114,6 +116,19 @@ async def test_explain_tells_what_the_gateway_refused() -> None:
         await world.store.commit(transaction)
         notes = (await explain(world))["notes"]
         assert "refused these routes and keeps the ones before: unknown function" in notes[0]
+
+
+async def test_the_client_asks_and_reads_the_answer() -> None:
+    async with make_world() as world, serve(world) as url:
+        await put(world, split())
+
+        def ask() -> Explanation:
+            with Client(url, "secret-of-admin") as client:
+                return client.explain("fraud", "alice", headers={"x-user-plan": "pro"})
+
+        found = await asyncio.to_thread(ask)
+        assert (found.version, found.rule, found.deployment) == ("3.0.0", "rule-2", "fraud")
+        assert found.bucket == bucket_of("alice", "")
 
 
 @pytest.mark.parametrize(

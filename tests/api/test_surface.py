@@ -27,6 +27,7 @@ QUESTIONS = {
     for question in ("authorization:check", "analysis:replay", "policies:test", "policies:replay")
 } | {
     "/api/v1/model-deployments/fraud:explain",
+    "/api/v1/model-deployments:plan",
     "/ofrep/v1/evaluate/flags",
     "/ofrep/v1/evaluate/flags/{key}",
 }
@@ -260,6 +261,7 @@ TARGETS = [
     ("POST", "/model-versions/fraud@1.0.0:alias"),
     ("POST", "/tokens/t:create"),
     ("POST", "/model-deployments/fraud:promote"),
+    ("POST", "/model-deployments:plan"),
     ("POST", "/telemetry"),
 ]
 

@@ -9,8 +9,9 @@ import pytest
 from modelplane.ports.store import Transaction
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import Promotion
-from modelplane.resources.rollout import Rollout
+from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.traffic_policy import TrafficPolicy
+from modelplane.resources.traffic_split import TrafficSplit
 from tests.api.test_authorization import bind, make_member
 from tests.api.test_deployments import finish
 from tests.api.world import SYSTEM, World
@@ -73,7 +74,7 @@ async def begin_rollout(world: World, lane: str, phase: str = "Ramping") -> Roll
     begun = {**deployment.status.lanes, lane: entry.with_(rollout=made.metadata.name)}
     transaction.update(deployment.with_status(lanes=begun, rollouts=ordinal))
     await world.store.commit(transaction)
-    return made
+    return await world.store.get(Rollout, made.metadata.name, "production")
 
 
 async def test_the_form_of_the_issue_asks_for_a_promotion_in_a_lane_of_its_own(
@@ -136,7 +137,8 @@ async def test_deleting_a_policy_asks_its_rollout_back_in_the_same_transaction(
     await serve_fraud(world, "2.0.0")
     await world.ok("POST", "/traffic-policies", posted(name="west"))
     running = await begin_rollout(world, "west/2.0.0")
-    await world.ok("DELETE", "/traffic-policies/west")
+    deleted = await world.ok("DELETE", "/traffic-policies/west")
+    assert (deleted["kind"], deleted["metadata"]["name"]) == ("TrafficPolicy", "west")
     asked = await world.store.get(Rollout, running.metadata.name, "production")
     assert asked.spec.request is not None
     assert asked.spec.request.reason == "traffic policy west was deleted by admin"
@@ -303,3 +305,73 @@ async def test_an_ab_test_is_no_strategy_of_a_deployment(world: World) -> None:
     response = await world.call("PUT", "/model-deployments/fraud", body)
     assert response.status_code == 422
     assert "TrafficPolicy" in response.text
+
+
+async def test_the_traffic_of_a_deployment_is_told_with_what_its_rollouts_did(
+    world: World,
+) -> None:
+    await serve_fraud(world, "2.0.0")
+    await world.ok("POST", "/traffic-policies", posted(name="west"))
+    running = await begin_rollout(world, "west/2.0.0")
+    stable = (await world.store.get(ModelDeployment, "fraud", "production")).status.stable
+    assert stable is not None
+    candidate = running.spec.candidate
+    now = world.clock.now()
+    split = TrafficSplit.model_validate(
+        {
+            "metadata": {"name": "fraud", "environment": "production"},
+            "spec": {
+                "deployment": "fraud",
+                "variants": [
+                    {"revision": of.digest, "version": of.version, "role": role, "weightPct": pct}
+                    for of, role, pct in ((stable, "stable", 90), (candidate, "candidate", 10))
+                ],
+            },
+        }
+    )
+    judgement = {"stepId": 1, "at": now, "candidateRequests": 500, "savedRequests": 37}
+    transaction = Transaction(SYSTEM)
+    transaction.create(split)
+    made = Judgement.model_validate(judgement).to_dict()
+    transaction.put_evidence(running.metadata.uid, {"judgement": made})
+    await world.store.commit(transaction)
+    sample = {
+        "deployment": "fraud",
+        "revision": candidate.digest[:10],
+        "requests": 50,
+        "failures": 9,
+        "clientFailures": 1,
+    }
+    batch = {
+        "environment": "production",
+        "proxy": "production/n",
+        "bootId": "b",
+        "sequence": 1,
+        "at": now.isoformat(),
+        "seconds": 1,
+        "samples": [sample],
+    }
+    await world.ok("POST", "/telemetry", batch)
+    report = await world.ok("GET", "/model-deployments/fraud/traffic", seconds=60)
+    assert report["shield"]["saved"] == 8
+    versions = {version["version"]: version for version in report["versions"]}
+    assert versions["2.0.0"]["counts"]["requests"] == 50
+    assert versions["2.0.0"]["rollout"]["policy"] == "west"
+    assert versions["2.0.0"]["rollout"]["saved"] == 37
+    assert [rule["sharePct"] for rule in versions["2.0.0"]["rules"]] == [10]
+    assert (report["gateway"]["generation"], report["gateway"]["acceptedGeneration"]) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["model-deployments/fraud", "environments/staging"])
+async def test_a_predicate_of_any_declared_strategy_is_compiled_first(
+    world: World, kind: str
+) -> None:
+    await serve_fraud(world)
+    spec: dict[str, Any] = {"strategy": {"canary": {"predicate": "user.region == 5"}}}
+    if kind.startswith("environments"):
+        spec |= {"stage": "staging", "gateway": {"port": 7081}}
+    response = await world.call("PUT", f"/{kind}", {"spec": spec})
+    assert response.status_code == 422, response.text
+    (field,) = response.json()["fields"]
+    assert field["path"] == "spec.strategy.canary.predicate"
+    assert "line 1, column" in field["message"]

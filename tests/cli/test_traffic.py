@@ -185,7 +185,7 @@ def test_delete_takes_a_policy_away(run: Run, client: Any) -> None:
     client.resources[policy().key] = policy()
     result = run("traffic", "delete", "west", "--reason", "no gain")
     assert result.stdout == "trafficpolicy/west deleted\n"
-    assert client.asked == [("delete", policy().key, "no gain")]
+    assert client.asked == [("delete", "TrafficPolicy", "west", "production", "no gain")]
 
 
 def test_no_policies_are_no_table(run: Run) -> None:

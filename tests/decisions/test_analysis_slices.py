@@ -101,7 +101,10 @@ class TestSlices:
         rules = replace(
             SETTINGS,
             # Little weight of errors: naming a part asks for less than a rollback.
-            metrics=(MetricSettings("errors", margin=0.2, weight=1e-6), MetricSettings("other")),
+            metrics=(
+                MetricSettings("errors", margin=0.2, weight=1e-6),
+                MetricSettings("other", margin=0.2),
+            ),
         )
         state = warmed(rules)
         for second in range(13, 100):

@@ -57,6 +57,9 @@ apply delete       deployed                    low        -         -         - 
 steer              deployed                    low        -         yes       -        -
 promote            ModelDeployment             yes        -         -         -        -
 promote            Rollout                     low        -         -         -        -
+apply              TrafficPolicy               low        -         -         -        -
+steer promote      TrafficPolicy               low        -         -         -        -
+delete             TrafficPolicy               low        -         yes       -        -
 approve            Approval                    -          yes       -         -        -
 act                Delegation                  -          yes       -         -        -
 act                Notification                -          -         yes       -        -

@@ -287,8 +287,8 @@ def test_the_weight_grows_only_on_fresh_evidence_of_an_acknowledged_step(world: 
     spec_, status, seen = world
     decision = decide_rollout(spec_, status, seen, now=NOW)
     grew = decision.status.weight_pct > status.weight_pct
-    if not grew or status.ramp_started_at is None:
-        return
+    if not grew or status.weight_pct == 0:
+        return  # the first step, also of a shadow that became a canary
     by_hand = decision.reason in {
         Reason.PROMOTE_REQUESTED, Reason.ALL_AT_ONCE, Reason.DEADLINE_PROMOTE,
     }  # fmt: skip

@@ -60,6 +60,7 @@ ABN = Strategy(
 )
 PROMOTE = RolloutRequest(action="promote", **ASKED)
 ROLL_BACK = RolloutRequest(action="rollback", **ASKED)
+BY_POLICY = ROLL_BACK.with_(subject="system:traffic-policy")
 
 
 def ready(count: int) -> tuple[Any, ...]:
@@ -197,6 +198,11 @@ def outcome(decision: RolloutDecision) -> tuple[str, str]:
         ),
         # whatever the strategy
         (HELD, ramping(10), spec(lane="west/2.0.0"), {"policy_gone": True}, "rollback PolicyGone"),
+        (
+            HELD, ramping(10), spec(lane="west/2.0.0", request=BY_POLICY), {},
+            "rollback PolicyGone",
+        ),
+        (HELD, ramping(10), spec(request=BY_POLICY), {}, "rollback RollbackRequested"),
         (HELD, shadowing(mirror_pct=0.0), spec(), {}, "advance StrategyChanged"),
         (
             Strategy(all_at_once=AllAtOnceStrategy()), ramping(33), spec(), {"replicas_wanted": 3},

@@ -85,6 +85,20 @@ class Regions:
         return {user for (user, _), counts in self.seen.items() if version in counts}
 
 
+def check_report(plane: Modelplane) -> None:
+    """What people are shown is what happens."""
+    report = json.loads(plane.cli("traffic", "show", "test", "-o", "json").stdout)
+    assert {v["version"]: v["role"] for v in report["versions"]} == {
+        "1.0.0": "stable",
+        "2.0.0": "candidate",
+        "3.0.0": "candidate",
+    }
+    candidate = next(v for v in report["versions"] if v["version"] == "2.0.0")
+    assert candidate["rollout"]["policy"] == "west"
+    assert candidate["counts"]["requests"] > 0
+    assert sum(rule["sharePct"] for rule in candidate["rules"]) == 20
+
+
 async def test_two_policies_live_at_once_and_one_is_deleted_without_a_lost_request(
     modelplane: Modelplane,
 ) -> None:
@@ -119,18 +133,7 @@ async def test_two_policies_live_at_once_and_one_is_deleted_without_a_lost_reque
         assert 0.25 < len(load.users_on("3.0.0")) / of_each < 0.75
         before = load.users_on("3.0.0")
 
-        shown = await asyncio.to_thread(modelplane.cli, "traffic", "show", "test", "-o", "json")
-        report = json.loads(shown.stdout)
-        assert {v["version"]: v["role"] for v in report["versions"]} == {
-            "1.0.0": "stable",
-            "2.0.0": "candidate",
-            "3.0.0": "candidate",
-        }
-        candidate = next(v for v in report["versions"] if v["version"] == "2.0.0")
-        assert candidate["rollout"]["policy"] == "west"
-        assert candidate["counts"]["requests"] > 0
-        assert sum(rule["sharePct"] for rule in candidate["rules"]) == 20
-
+        await asyncio.to_thread(check_report, modelplane)
         await asyncio.to_thread(modelplane.cli, "traffic", "delete", "west")
 
         def west_is_gone() -> bool:

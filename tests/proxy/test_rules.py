@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import json
@@ -361,9 +362,15 @@ async def test_a_client_that_gives_up_after_waiting_counts_as_failed(running: Ga
     servers["b"].mode = "hang"
     plan = ruled_plan("patience", replicas=servers, rules=(rule("patience", b=10_000),))
     await publish(running, replace(plan, try_timeout_s=20.0))
+    unfinished = sized("/v2/models/patience/infer", b"{}")[:-1]
+    _, sending = await asyncio.open_connection("127.0.0.1", running.config.port)
+    sending.write(unfinished)
     for timeout_s in (0.1, 1.3, 1.3):
         with pytest.raises(httpx.ReadTimeout):
             await running.client.post("/v2/models/patience/infer", timeout=timeout_s)
+    sending.close()
+    await sending.wait_closed()
+    await asyncio.sleep(0.1)
 
     async def counted() -> bool:
         counts = (await running.proxy.read_traffic()).variants.get("patience.b")

@@ -165,8 +165,9 @@ def test_a_client_that_gave_up_after_waiting_was_failed() -> None:
     found = reading(
         (rq("d.b", "d.b", 200), 5),
         (rq("d.b", "d.b", 0, "DC"), 3),
-        ("mp.gone.|a.d.b.|u.default", 2),
-        ("mp.gone.|a..|u.", 7),
+        ("mp.gone.|a.d.b.|u.default.|n.1", 2),
+        ("mp.gone.|a.d.b.|u.default.|n.0", 4),  # the client was still sending
+        ("mp.gone.|a..|u..|n.0", 7),
     )
     assert found.variants == {"d.b": VariantCounts(requests=7, failures=2, client_failures=2)}
     assert found.unrouted == 0

@@ -122,7 +122,8 @@ def test_an_ab_test_names_its_arms() -> None:
     ],
 )
 def test_strategies_are_known_in_any_spelling(word: str, name: str) -> None:
-    for strategy in (word, {word: {}}, {word: None}):
+    written: list[object] = [word, {word: {}}, {word: None}]
+    for strategy in written:
         document = {
             "apiVersion": "modelplane.dev/v1",
             "kind": "ModelDeployment",
@@ -243,7 +244,8 @@ def test_faults_are_told_where_they_were_written(text: str, says: str) -> None:
 
 
 def test_an_ab_test_is_no_strategy_of_a_deployment() -> None:
-    for strategy in ("ab", {"ab": {"arms": {"2.0.0": 10}}}):
+    strategies: list[object] = ["ab", {"ab": {"arms": {"2.0.0": 10}}}]
+    for strategy in strategies:
         with pytest.raises(InvalidResource) as raised:
             read_document(
                 {

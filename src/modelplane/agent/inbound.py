@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 from collections.abc import Collection
@@ -23,6 +24,7 @@ from modelplane.agent.node import Node, short_id
 from modelplane.decisions.identity import gateway_id, trust_domain_of
 from modelplane.decisions.restarts import RestartHistory, StartAfter, decide_restart, record_exit
 from modelplane.errors import ModelplaneError, TerminalError, TransientError
+from modelplane.ports.identity import Credentials
 from modelplane.ports.inbound import InboundFactory, InboundProxy, InboundRoute
 from modelplane.ports.processes import ProcessSpec
 from modelplane.resources.certificates import Workload
@@ -216,13 +218,28 @@ class Inbounds:
             raise TerminalError("this agent cannot serve environments with mutual TLS")
         workload = self._workload(environment)
         credentials = await self._certificates.obtain(workload)
-        inbound = Inbound(environment, credentials.identity, node=self._node, factory=self._factory)
+        await self._begin(environment, credentials, self._factory)
+        self._certificates.follow(workload, functools.partial(self._present, environment))
+
+    async def _begin(
+        self, environment: str, credentials: Credentials, factory: InboundFactory
+    ) -> None:
+        inbound = Inbound(environment, credentials.identity, node=self._node, factory=factory)
         await inbound.proxy.present(credentials)
-        self._certificates.follow(workload, inbound.proxy.present)
         await inbound.start()
         if self._known is not None:
             await inbound.release_others(self._known)
         self._running[environment] = inbound
+
+    async def _present(self, environment: str, credentials: Credentials) -> None:
+        inbound = self._running.get(environment)
+        if inbound is None or self._factory is None:
+            return
+        if inbound.identity == credentials.identity:
+            await inbound.proxy.present(credentials)
+        else:  # of another trust domain: it admits another name, too
+            await inbound.close()
+            await self._begin(environment, credentials, self._factory)
 
     async def retire(self, environment: str) -> None:
         """Stop an environment's proxy; to be called once no gateway leads to it."""

@@ -185,7 +185,7 @@ async def delete(
         return transaction, resource
 
     resource, written = await commit(store, prepare)
-    return written[0] if written else resource
+    return next((r for r in written if r.key == key), resource)
 
 
 async def _drop_aliases(

@@ -69,6 +69,21 @@ kind: Model
 metadata: {name: fraud, labels: {team: risk, tier: "1"}}
 spec: {description: Is this payment a fraud?}
 """,
+    "TrafficPolicy": """\
+apiVersion: modelplane.dev/v1
+kind: TrafficPolicy
+metadata:
+  name: fraud-2.0.0
+  environment: production
+spec:
+  model: fraud
+  version: 2.0.0
+  trafficRule:
+    canary:
+      steps: [10]
+      predicate: user.region == 'west'
+  monitoringHooks: ["latency_alert>95th", error_alert>1%]
+""",
     "ModelDeployment": """\
 apiVersion: modelplane.dev/v1
 kind: ModelDeployment

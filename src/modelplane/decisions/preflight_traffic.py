@@ -26,6 +26,7 @@ from modelplane.stats.latency import (
     QUANTILES,
     Histogram,
     LatencyThreshold,
+    bin_width_us,
     exceedances,
     fix_thresholds,
     merge_histograms,
@@ -156,18 +157,22 @@ def shares_above(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Shares of stable's requests above its thresholds, and of a candidate's above its own.
 
+    Within a bin requests are taken to lie evenly.
+
     Parameters
     ----------
     slower
         How many times as long as stable's the candidate's latencies are.
     """
-    scaled = {round(bound * slower): 0 for bound in traffic.latency}
-    for bound, count in traffic.latency.items():
-        scaled[round(bound * slower)] += count
-    limits = [
-        [float(threshold.stable_us) for threshold in traffic.thresholds],
-        [float(threshold.candidate_us) for threshold in traffic.thresholds],
-    ]
-    requests, above = exceedances([traffic.latency, scaled], limits)
-    shares = above / np.maximum(requests, 1.0)[:, None]
-    return tuple(shares[0].tolist()), tuple(shares[1].tolist())
+    bounds = np.array(list(traffic.latency), dtype=np.float64)
+    counts = np.array(list(traffic.latency.values()), dtype=np.float64)
+    widths = np.array([bin_width_us(bound) for bound in traffic.latency], dtype=np.float64)
+
+    def share(limit_us: float, times: float) -> float:
+        above = np.clip((bounds + widths - limit_us / times) / widths, 0.0, 1.0)
+        return float((above * counts).sum() / counts.sum())
+
+    return (
+        tuple(share(threshold.stable_us, 1.0) for threshold in traffic.thresholds),
+        tuple(share(threshold.candidate_us, slower) for threshold in traffic.thresholds),
+    )

@@ -18,7 +18,6 @@ from modelplane.decisions.approvals import ApprovalState, Petition, ask_approval
 from modelplane.decisions.facts import Facts, Request, build_facts
 from modelplane.decisions.freezes import find_freeze
 from modelplane.decisions.gate_runs import digest_pipeline
-from modelplane.decisions.rollout import policy_of
 from modelplane.decisions.policies import (
     Surroundings,
     judge_policy,
@@ -27,6 +26,7 @@ from modelplane.decisions.policies import (
     names_for_approval,
     outcome_of,
 )
+from modelplane.decisions.rollout import policy_of
 from modelplane.resources.approval import Approval, ApprovalPolicy
 from modelplane.resources.environment import Environment
 from modelplane.resources.gate_run import FINISHED_RUN, GateRun, StageResult

@@ -15,7 +15,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from modelplane.decisions.hooks import apply_hooks
-from modelplane.decisions.hooks import apply_hooks
 from modelplane.decisions.rollout_ab import begin_ab, decide_ab
 from modelplane.decisions.rollout_blue_green import decide_blue_green
 from modelplane.decisions.rollout_canary import (
@@ -182,6 +181,9 @@ def _decide_end(moment: Moment) -> RolloutDecision | None:
         message = "another version became stable, and what it was compared with is gone"
         return moment.finish(Verdict.SUPERSEDE, Reason.SUPERSEDED, message)
     if spec.request and spec.request.action == "rollback":
+        # A policy that ends takes its rollouts back itself: that says nothing of the version.
+        if spec.lane and spec.request.subject.startswith("system:"):
+            return moment.finish(Verdict.ROLL_BACK, Reason.POLICY_GONE, spec.request.reason)
         return moment.finish(Verdict.ROLL_BACK, Reason.ROLLBACK_REQUESTED, _who(spec))
     judgement, strategy = observed.judgement, observed.strategy
     if judgement and judgement.harm:

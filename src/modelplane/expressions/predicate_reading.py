@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-from cel.expr import checked_pb2  # type: ignore[import-untyped]
+from cel.expr import checked_pb2
 from cel_expr_python import cel
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
@@ -90,6 +91,7 @@ def read_predicate(
         return (fault_at(text, place, refused.message, refused.name),)
 
 
+@lru_cache(maxsize=1)
 def _environment() -> Any:
     return cel.NewEnv(variables=dict.fromkeys(("user", "request", "input"), cel.Type.DYN))
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from modelplane.decisions.deployability import can_deploy
 from modelplane.decisions.gate_runs import number_of
-from modelplane.decisions.rollout_ab import last_verdict
 from modelplane.decisions.policies import Surroundings, matching_policies, mentions
 from modelplane.decisions.policy_replay import pipeline_of
 from modelplane.decisions.promotion_guards import Gate, Guards, required_pipelines
+from modelplane.decisions.rollout_ab import last_verdict
 from modelplane.ports.promotion_guards import Policies, load_surroundings
 from modelplane.ports.store import Store
 from modelplane.resources.approval import Approval

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from modelplane.decisions.approvals import REVISION_LABEL
 from modelplane.decisions.deployability import can_deploy
-from modelplane.decisions.rollout_ab import last_verdict
 from modelplane.decisions.policies import Surroundings, matching_policies, mentions
 from modelplane.decisions.promotion_guards import Gate, Guards, required_pipelines
+from modelplane.decisions.rollout_ab import last_verdict
 from modelplane.ports.gate_runs import find_run
 from modelplane.ports.models import load_model
 from modelplane.ports.store import Store

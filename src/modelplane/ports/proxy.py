@@ -59,7 +59,8 @@ class VariantCounts:
     Attributes
     ----------
     requests
-        Requests assigned to the variant that ended; aborted by the client: not counted.
+        Requests assigned to the variant that ended. One that its client gave up is counted, as
+        failed, when it had waited for a second; in no slice.
     failures
         Of those, the ones the variant failed, whether the client saw it or stable answered.
     client_failures

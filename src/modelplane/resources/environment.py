@@ -62,7 +62,8 @@ class Gateway(Part):
 
     host: str = Field(
         default="127.0.0.1",
-        description="Address to listen on. Other than loopback, requests need the gateway's token.",
+        description="Address to listen on. Other than loopback, requests need the gateway's token, "
+        "or with `jwt` one of the issuer.",
     )
     port: int = Field(ge=1, le=65535, description="TCP port.")
     tls: GatewayTls | None = Field(default=None, description="Absent: plain HTTP.")

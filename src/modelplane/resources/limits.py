@@ -31,7 +31,9 @@ class Limits(Part):
     """Bounds on what a deployment takes. Times are `timeout` and `tryTimeout` beside it."""
 
     max_body: ByteSize | None = Field(
-        default=None, description="Larger requests get 413; absent: the gateway's own bound."
+        default=None,
+        ge=1,
+        description="Larger requests get 413; absent, or more than that: the gateway's own bound.",
     )
     max_concurrency: int | None = Field(
         default=None,

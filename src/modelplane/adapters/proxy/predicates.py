@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from cel.expr import checked_pb2  # type: ignore[import-untyped]
+from cel.expr import checked_pb2
 from cel_expr_python import cel
 from google.protobuf import any_pb2
 from xds.type.matcher.v3 import cel_pb2

@@ -97,7 +97,7 @@ def request_logs() -> list[dict[str, Any]]:
         ),
         _counting(
             "given up",
-            _counter("gone", *_VARIANT),
+            _counter("gone", *_VARIANT, _OUTCOME[-1]),
             only={"and_filter": {"filters": [given_up, waited]}},
         ),
         {
@@ -227,7 +227,7 @@ def _count(tallies: Mapping[str, _Tally], name: str, count: int) -> int:
         _count_request(tallies, tags, count)
     elif kind == "part":
         _count_slice(tallies, tags, count)
-    elif kind == "gone":
+    elif kind == "gone" and int(tags[_TRIES]) > 0:  # else it was still being sent
         tally = tallies[_variant(tags)]
         tally.requests += count
         tally.failures += count

@@ -1,0 +1,36 @@
+"""A candidate that answers well but slowly is taken back for its latency, with real parts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.e2e.conftest import Modelplane
+from tests.e2e.load import Load
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+CANARY = {
+    "minBake": "3s",
+    "analysis": {
+        "interval": "1s",
+        "metrics": [{"name": "errors", "margin": 0.05}, {"name": "latency", "margin": 0.5}],
+    },
+}
+
+
+async def test_a_slow_candidate_is_rolled_back_for_latency(modelplane: Modelplane) -> None:
+    modelplane.serve(canary=CANARY)
+    modelplane.push("2.0.0", latency_ms=60)
+    async with Load(f"{modelplane.url}/test/infer", rate_per_s=80) as load:
+        await asyncio.sleep(4)
+        await asyncio.to_thread(modelplane.apply, "2.0.0", CANARY)
+        slow = await asyncio.to_thread(modelplane.wait_until_finished, "2.0.0", 60)
+    assert (slow.status.phase, slow.status.reason) == ("RolledBack", "Harm")
+    latency = next(metric for metric in slow.status.metrics if metric.name == "latency")
+    assert latency.verdict == "harm"
+    assert latency.candidate is not None
+    assert latency.candidate >= 60_000
+    assert "latency: p95" in slow.status.message
+    assert load.failures == []
