@@ -14,7 +14,7 @@ from modelplane.adapters.identity.authority import FolderAuthority
 from modelplane.agent.certificates import LOOK_S
 from modelplane.resources.environment import Environment, GatewayMesh
 from modelplane.resources.replica import Replica, ReplicaStatus
-from modelplane.resources.traffic_split import SplitEndpoint, SplitVariant
+from modelplane.resources.traffic_split import SplitEndpoint, SplitRemote, SplitVariant
 from tests.agent.world import FakeInbound, World
 
 INBOUND = "inbound-production"
@@ -34,6 +34,10 @@ async def start(world: World, mtls: str = "STRICT") -> Replica:
 
 def inbound(world: World) -> FakeInbound:
     return world.inbounds[-1]
+
+
+def peers(world: World) -> tuple[str, ...]:
+    return world.gateway.published[-1].peers
 
 
 def route_to(world: World, replica: Replica) -> None:
@@ -227,7 +231,7 @@ async def test_mutual_tls_is_turned_on_and_off(world: World) -> None:
     environment = world.put_environment(mtls="STRICT")
     await world.until(lambda: status(world, replica).identity != "")
     identity = status(world, replica).identity
-    assert world.gateway.published[-1].peers == (identity,), "known before a split names it"
+    assert peers(world) == (identity,), "known before a split names it"
     route_to(world, replica)
     await world.until(lambda: "fraud" in world.gateway.served)
     await world.settle(1)
@@ -236,10 +240,10 @@ async def test_mutual_tls_is_turned_on_and_off(world: World) -> None:
     await world.until(lambda: status(world, replica).address.startswith("unix:"))
     await world.settle(10)
     assert world.running("inbound-") == [INBOUND], "a split still leads there"
-    assert world.gateway.published[-1].peers == (identity,)
+    assert peers(world) == (identity,)
     route_to(world, replica)
     await world.until(lambda: world.running("inbound-") == [])
-    assert world.gateway.published[-1].peers == ()
+    assert peers(world) == ()
     assert list((world.places.runtime_dir / "identity").iterdir()) == []
     assert len(world.gateways) == 1, "the gateway itself never changed"
     assert environment.spec.mtls == "STRICT"
@@ -263,3 +267,28 @@ async def test_a_gateway_that_others_come_in_by_has_a_certificate(world: World) 
     await world.until(lambda: world.gateways != [] and world.gateway.credentials is not None)
     assert world.control_plane.certified == ["production/gateway"]
     assert world.inbounds == []
+
+
+async def test_copies_go_to_gateways_that_are_known_by_name(world: World) -> None:
+    environment = world.put_environment(mtls="STRICT")
+    world.put_split(
+        (world.revision(), 100),
+        remotes=(SplitRemote(environment="staging", address="127.0.0.1:7091", percentage=25),),
+    )
+    world.start_agent()
+    await world.until(lambda: "fraud" in world.gateway.served if world.gateways else False)
+    (remote,) = world.gateway.served["fraud"].remotes
+    assert remote.identity.endswith("/environments/staging/gateway")
+    assert (remote.address, remote.share) == ("127.0.0.1:7091", 2500)
+    assert environment.spec.mtls == "STRICT"
+
+
+async def test_without_a_certificate_nothing_is_copied(world: World) -> None:
+    world.put_environment()
+    world.put_split(
+        (world.revision(), 100),
+        remotes=(SplitRemote(environment="staging", address="127.0.0.1:7091", percentage=25),),
+    )
+    world.start_agent()
+    await world.until(lambda: "fraud" in world.gateway.served if world.gateways else False)
+    assert world.gateway.served["fraud"].remotes == ()

@@ -127,3 +127,24 @@ async def test_a_newer_promotion_of_one_lane_leaves_the_others(tmp_path: Path) -
         found = await phases(plane)
         assert found["3.0.0"] == "Ramping"
         assert found["2.0.0"] in {"Deploying", "Ramping"}
+
+
+async def test_the_own_rollout_ends_too_when_a_policy_s_is_promoted(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        await plane.declare(CANARY)
+        await plane.promote(V1)
+        await plane.settle()
+        await plane.promote(V3)
+        await plane.settle()
+        await promote_in_lane(plane, V2, "west")
+        await plane.settle()
+        for version in ("2.0.0", "3.0.0"):
+            await judge(plane, version)
+        await plane.settle()
+        plane.clock.step(60)
+        await judge(plane, "2.0.0", passes=True)
+        await plane.settle()
+        assert await phases(plane) == {
+            "1.0.0": "Promoted", "2.0.0": "Promoted", "3.0.0": "Superseded",
+        }  # fmt: skip
+        assert await plane.shares() == {"2.0.0": 100.0}

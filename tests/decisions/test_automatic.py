@@ -143,3 +143,13 @@ def test_only_newer_versions_and_never_twice(
         assert number not in {each[0] for each in past}
         assert serving[place] is None or number > (serving[place] or "")
     assert len({place for place, _ in found}) == len(found)
+
+
+def test_a_version_that_was_only_tested_still_comes() -> None:
+    tested = asked("2.0.0", automatic=False).with_status(reason="TestOver")
+    places = [serves("staging", "2.0.0"), serves("production", "1.0.0")]
+    versions = pushed("1.0.0", "2.0.0")
+    coming = steps(versions, places, (ONLY_PRODUCTION,), production=[tested])
+    assert coming == [("production", "2.0.0")]
+    harmed = tested.with_status(phase="RolledBack", reason="Harm")
+    assert steps(versions, places, (ONLY_PRODUCTION,), production=[harmed]) == []

@@ -129,8 +129,8 @@ async def test_two_policies_live_at_once_and_one_is_deleted_without_a_lost_reque
         assert load.versions("north") == {"1.0.0"}
         assert all(len(counts) == 1 for counts in load.seen.values()), "users stay where they are"
         of_each = USERS / len(REGIONS)
-        assert 0.04 < len(load.users_on("2.0.0")) / of_each < 0.45
-        assert 0.25 < len(load.users_on("3.0.0")) / of_each < 0.75
+        assert 0 < len(load.users_on("2.0.0")) / of_each < 0.5
+        assert 0.15 < len(load.users_on("3.0.0")) / of_each < 0.85
         before = load.users_on("3.0.0")
 
         await asyncio.to_thread(check_report, modelplane)

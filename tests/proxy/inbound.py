@@ -8,6 +8,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.identity.authority import FolderAuthority
@@ -95,15 +96,15 @@ class Inbound:
 
 
 @contextlib.asynccontextmanager
-async def secure_gateway(authority: FolderAuthority | None = None) -> AsyncIterator[Inbound]:
+async def secure_gateway(**settings: Any) -> AsyncIterator[Inbound]:
     """Run a gateway and an inbound proxy that trust the same authority."""
-    gateway = Gateway()
-    authority = authority or FolderAuthority(gateway.dir / "ca", SystemClock())
+    gateway = Gateway(**settings)
+    authority = FolderAuthority(gateway.dir / "ca", SystemClock())
     inbound = Inbound(gateway, authority)
     await gateway.start_proxy()
+    await gateway.proxy.present(credentials(authority, GATEWAY))
     try:
         await inbound.start_proxy()
-        await gateway.proxy.present(credentials(authority, GATEWAY))
         await inbound.start_envoy()
         await gateway.start_envoy()
         await until(gateway.proxy.is_ready)

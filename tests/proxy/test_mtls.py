@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.identity.authority import FolderAuthority
-from modelplane.decisions.routing import Endpoint
+from modelplane.decisions.routing import Endpoint, Remote
 from modelplane.ports.inbound import InboundRoute
 from modelplane.resources.certificates import Workload
-from tests.proxy.gateway import free_port, until
+from modelplane.resources.environment import GatewayMesh
+from tests.proxy.gateway import Gateway, free_port, until
 from tests.proxy.inbound import (
     GATEWAY,
     INBOUND,
@@ -168,8 +170,8 @@ async def test_a_change_of_authority_loses_no_request() -> None:
             newest = new.trusted[new.trusted.rindex("-----BEGIN") :]
             for workload, proxy in ((INBOUND, inbound.proxy), (GATEWAY, gateway.proxy)):
                 only_new = credentials(brief, workload)
-                object.__setattr__(only_new, "trusted", newest)  # as once the old one is gone
-                await proxy.present(only_new)
+                # As once the old one is gone.
+                await proxy.present(replace(only_new, trusted=newest))
             await answers.grow(300)
         assert answers.failures == 0, answers.problems
         await asyncio.sleep(0.2)
@@ -255,3 +257,69 @@ async def test_no_key_is_written_by_the_proxies() -> None:
         files = [f for f in inbound.gateway.dir.iterdir() if f.is_file()]
         assert files
         assert not any("PRIVATE KEY" in file.read_text(errors="replace") for file in files)
+
+
+async def test_gateways_of_allowed_environments_come_in() -> None:
+    port = free_port()
+    mesh = GatewayMesh(port=port, allow=("staging", "spiffe://elsewhere/gateway"))
+    async with secure_gateway(mesh=mesh) as inbound:
+        gateway, authority = inbound.gateway, inbound.authority
+        endpoint = await inbound.endpoint(await gateway.upstream("one"))
+        await gateway.publish(split_plan("m", stable=(endpoint,)))
+        address = f"127.0.0.1:{port}"
+        staging = credentials(authority, Workload(environment="staging", role="gateway"))
+        assert await ask_over_tls(address, staging, trusted=staging.trusted) == "HTTP/1.1 200 OK"
+        own_inbound = Workload(environment="staging", role="inbound", node="local")
+        for refused in (
+            credentials(authority, Workload(environment="development", role="gateway")),
+            credentials(authority, GATEWAY),
+            credentials(authority, own_inbound),
+            None,
+        ):
+            with pytest.raises(Refused):
+                await ask_over_tls(address, refused)
+        with pytest.raises(Refused):
+            await ask_in_plaintext(address)
+        assert await gateway.status("/v2/models/m/infer") == 200, "the first listener is as ever"
+
+
+async def test_requests_are_copied_to_the_gateway_of_another_environment() -> None:
+    port = free_port()
+    staging = Workload(environment="staging", role="gateway")
+    other = Gateway(mesh=GatewayMesh(port=port, allow=("test",)))
+    async with secure_gateway() as inbound:
+        gateway, authority = inbound.gateway, inbound.authority
+        theirs = await gateway.upstream("theirs")
+        await other.start_proxy([split_plan("m", stable=(theirs,))])
+        try:
+            identity = credentials(authority, staging)
+            await other.proxy.present(identity)
+            await other.start_envoy()
+            await until(other.proxy.is_ready)
+            endpoint = await inbound.endpoint(await gateway.upstream("one"))
+            remote = Remote("staging", f"127.0.0.1:{port}", identity.identity, 10_000)
+            assert (
+                await gateway.publish(split_plan("m", stable=(endpoint,), remotes=(remote,)))
+            ).accepted
+            for _ in range(10):
+                assert await gateway.status("/v2/models/m/versions/1.0.0/infer") == 200
+
+            async def copied() -> bool:
+                return len(theirs.requests) == 10
+
+            await until(copied)
+            reading = await gateway.read_counts({"m.a": 10})
+            assert set(reading.variants) == {"m.a"}
+            assert reading.unrouted == 0
+
+            await other.kill_envoy()  # whatever becomes of the other gateway
+            async with load(gateway.config.port, "m") as answers:
+                await answers.grow(200)
+            assert answers.failures == 0, answers.problems
+            impostor = replace(remote, identity=identity.identity.replace("staging", "elsewhere"))
+            assert (
+                await gateway.publish(split_plan("m", 2, stable=(endpoint,), remotes=(impostor,)))
+            ).accepted
+            assert (await gateway.publish(split_plan("m", 3, stable=(endpoint,)))).accepted
+        finally:
+            await other.stop()

@@ -229,6 +229,31 @@ async def test_new_keys_are_used_at_once_and_close_no_connection(guarded: Gatewa
     await until(lambda: accepted(FIRST))
 
 
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+@pytest.mark.parametrize(
+    ("key", "alg"),
+    [
+        (jwk.RSAKey.generate_key(3072, {"kid": "k"}), "RS512"),
+        (jwk.RSAKey.generate_key(2048, {"kid": "k"}), "PS256"),
+        (jwk.ECKey.generate_key("P-256", {"kid": "k"}), "ES256"),
+        (jwk.ECKey.generate_key("P-384", {"kid": "k"}), "ES384"),
+        (jwk.ECKey.generate_key("P-521", {"kid": "k"}), "ES512"),
+        (jwk.OKPKey.generate_key("Ed25519", {"kid": "k"}), "EdDSA"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_every_kind_of_key_that_is_kept_verifies(
+    guarded: Gateway, key: Any, alg: str
+) -> None:
+    async def accepted(one: Any, with_alg: str | None = None) -> bool:
+        return (await ask(guarded, token(one, alg=with_alg))).status_code == 200
+
+    both = read_keys(key_set(FIRST, key))
+    guarded.proxy.renew(EXTENSION, token_filter(DECLARED, both))
+    await until(lambda: accepted(key, alg))
+    assert await accepted(FIRST)
+
+
 async def test_a_filter_that_envoy_refuses_is_told_and_changes_nothing(guarded: Gateway) -> None:
     guarded.proxy.renew(EXTENSION, token_filter(DECLARED, '{"keys": "none"}'))
 

@@ -17,8 +17,9 @@ import structlog
 
 from modelplane.agent.node import Node, Report
 from modelplane.decisions.agent_routing import plan_route
+from modelplane.decisions.identity import gateway_id, trust_domain_of
 from modelplane.decisions.restarts import RestartHistory, StartAfter, decide_restart, record_exit
-from modelplane.decisions.routing import RoutePlan
+from modelplane.decisions.routing import TOTAL_WEIGHT, Remote, RoutePlan
 from modelplane.errors import ModelplaneError, TerminalError, TransientError
 from modelplane.ports.gateways import GatewayFactory, GatewayProxy
 from modelplane.ports.identity import Credentials
@@ -68,6 +69,7 @@ class Gateway:
         self.accepted = {split.spec.deployment: split for split in accepted}
         self._fault = ""
         self._peers: tuple[str, ...] = ()
+        self._trust_domain = ""
         self._node = node
         self._report = report
         self._on_accepted = on_accepted
@@ -91,12 +93,19 @@ class Gateway:
     async def present(self, credentials: Credentials) -> None:
         """Speak mutual TLS with `credentials` from the next connection on."""
         await self._proxy.present(credentials)
+        trust_domain = trust_domain_of(credentials.identity)
+        if trust_domain != self._trust_domain:
+            self._trust_domain = trust_domain
+            await self._publish_again()
 
     async def expect_peers(self, peers: tuple[str, ...]) -> None:
         """Be prepared for replicas with these SPIFFE ids, before a split names them."""
         if peers == self._peers:
             return
         self._peers = peers
+        await self._publish_again()
+
+    async def _publish_again(self) -> None:
         for split in list(self._published.values()):
             await self._proxy.publish(self._plan(split))
 
@@ -152,7 +161,17 @@ class Gateway:
         await self._proxy.publish(plan)
 
     def _plan(self, split: TrafficSplit) -> RoutePlan:
-        return replace(plan_route(split), peers=self._peers)
+        remotes = (
+            Remote(
+                remote.environment,
+                remote.address,
+                gateway_id(self._trust_domain, remote.environment),
+                round(remote.percentage * TOTAL_WEIGHT / 100),
+            )
+            for remote in split.spec.remotes
+            if self._trust_domain  # without a certificate nobody lets it in
+        )
+        return replace(plan_route(split), peers=self._peers, remotes=tuple(remotes))
 
     async def remove(self, deployment: str) -> None:
         """Stop serving a deployment."""

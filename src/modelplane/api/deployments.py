@@ -22,6 +22,7 @@ from modelplane.decisions.admission import (
     admit_deployment,
     admit_promotion,
 )
+from modelplane.decisions.mirroring import check_mirrors
 from modelplane.decisions.promotion_sources import admit_undo, choose_source
 from modelplane.decisions.rollout_requests import (
     RolloutVerb,
@@ -69,6 +70,9 @@ async def apply_deployment(
 
     async def prepare() -> tuple[Transaction, Admission]:
         environment = await load_environment(context.store, declared.metadata.environment)
+        if declared.spec.mirror_to:
+            environments, _ = await context.store.list(Environment)
+            check_mirrors(declared, environment, {e.metadata.name: e for e in environments})
         model = declared.spec.model
         version = await load_version(context.store, model, declared.spec.version)
         name = declared.metadata.name

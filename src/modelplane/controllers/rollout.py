@@ -155,7 +155,8 @@ class RolloutController:
         """Write the end of a rollout, what serves from now on, and that all others are over."""
         transaction = Transaction(SUBJECT, reason=decision.status.message, fence=self._fence.lease)
         transaction.update(rollout.with_(status=decision.status), "rollout.promote")
-        serving = promoted(deployment, rollout, decision.status, now=self._clock.now())
+        now = self._clock.now()
+        serving = promoted(deployment, rollout, decision.status, others, now=now)
         transaction.update(serving, "deployment.promote")
         for other in others:
             if not other.finished:

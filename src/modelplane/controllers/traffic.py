@@ -12,14 +12,16 @@ from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
 from modelplane.controllers.running import load_running
 from modelplane.decisions.inputs import input_types
+from modelplane.decisions.mirroring import decide_remotes
 from modelplane.decisions.traffic import decide_split
 from modelplane.ports.store import Store, Transaction
+from modelplane.resources.environment import Environment
 from modelplane.resources.meta import Metadata, Resource, ResourceKey, Subject
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
-from modelplane.resources.traffic_split import InputType, TrafficSplit
+from modelplane.resources.traffic_split import InputType, SplitRemote, TrafficSplit
 
 SUBJECT = Subject(name="system:traffic")
 
@@ -57,7 +59,14 @@ class TrafficController:
                 Replica, key.environment, labels={"deployment": key.name}
             )
             types = await self._input_types(deployment, rollouts)
-            spec = decide_split(deployment, rollouts, replicas, split, input_types=types)
+            spec = decide_split(
+                deployment,
+                rollouts,
+                replicas,
+                split,
+                input_types=types,
+                remotes=await self._remotes(deployment),
+            )
             if spec is not None and split is None:
                 metadata = Metadata(
                     name=key.name, environment=key.environment, labels={"deployment": key.name}
@@ -68,6 +77,12 @@ class TrafficController:
         if transaction:
             await self._store.commit(transaction)
         return None
+
+    async def _remotes(self, deployment: ModelDeployment) -> tuple[SplitRemote, ...]:
+        if not deployment.spec.mirror_to:
+            return ()
+        environments, _ = await self._store.list(Environment)
+        return decide_remotes(deployment, {e.metadata.name: e for e in environments})
 
     async def _input_types(
         self, deployment: ModelDeployment, rollouts: Sequence[Rollout]

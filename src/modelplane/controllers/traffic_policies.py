@@ -51,9 +51,9 @@ class TrafficPolicyController:
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
         """The deployment that the resource is or belongs to, where policies may matter to it."""
-        if isinstance(resource, Promotion | Rollout) and not resource.spec.lane:
-            return
-        yield deployment_key(resource)
+        of_a_lane = not isinstance(resource, Promotion | Rollout) or bool(resource.spec.lane)
+        if of_a_lane and (isinstance(resource, ModelDeployment) or resource.spec.deployment):
+            yield deployment_key(resource)
 
     async def reconcile(self, key: ResourceKey) -> float | None:
         """Bring the policies of one deployment up to date."""

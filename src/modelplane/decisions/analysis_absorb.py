@@ -219,7 +219,8 @@ def _absorb_latencies(pairs: Sequence[tuple[MetricEvidence, Tick]]) -> list[Metr
             dispersion,
             merge_histograms(metric.stable_latency, tick.stable.latency),
             merge_histograms(metric.candidate_latency, tick.candidate.latency),
-            merge_histograms(metric.recent_latency, tick.stable.latency),
+            metric.settled_latency,
+            metric.settled_requests,
             metric.renewed_at,
         )
         for (metric, tick), stable, candidate, test, dispersion in zip(
@@ -251,17 +252,24 @@ def _absorb_harm_tests(
     states: Sequence[EvidenceState], ticks: Sequence[Tick]
 ) -> Sequence[tuple[SequentialState, SequentialState]]:
     """The harm tests of errors without each candidate replica, and in each slice."""
-    before = [tests for state in states for tests in (state.leave_one_out, state.slice_tests)]
-    counts = [
-        row
-        for state, tick in zip(states, ticks, strict=True)
-        for row in (*_replica_rows(state, tick), *slice_rows(state, tick))
+    tests: list[SequentialState] = []
+    counts: list[tuple[float, float, float, float]] = []
+    for state, tick in zip(states, ticks, strict=True):
+        if state.replicas:
+            tests.append(state.leave_one_out)
+            counts.extend(_replica_rows(state, tick))
+        if state.slices:
+            tests.append(state.slice_tests)
+            counts.extend(slice_rows(state, tick))
+    sizes = [len(one.fixed) for one in tests]
+    after = iter(split(update(stack(tests), counts), sizes) if tests else ())
+    return [
+        (
+            next(after) if state.replicas else state.leave_one_out,
+            next(after) if state.slices else state.slice_tests,
+        )
+        for state in states
     ]
-    after = before
-    if counts:
-        sizes = [size for state in states for size in (len(state.replicas), len(state.slices))]
-        after = split(update(stack(before), counts), sizes)
-    return list(zip(after[::2], after[1::2], strict=True))
 
 
 def _replica_rows(state: EvidenceState, tick: Tick) -> Sequence[tuple[float, float, float, float]]:

@@ -31,7 +31,12 @@ from modelplane.stats.dispersion import (
     new_dispersion,
     stack_dispersion,
 )
-from modelplane.stats.latency import QUANTILES, Histogram, LatencyThreshold
+from modelplane.stats.latency import (
+    QUANTILES,
+    Histogram,
+    LatencyThreshold,
+    subtract_histogram,
+)
 from modelplane.stats.sequential import (
     COMPARISON,
     EXCEEDANCE,
@@ -85,8 +90,9 @@ class MetricEvidence:
         Scatter of stable's failures, row by row.
     stable_latency, candidate_latency
         Histograms of the whole rollout; empty for other metrics.
-    recent_latency
-        Stable's latencies that the next thresholds come from.
+    settled_latency, settled_requests
+        The part of stable's latencies, and of its requests, that the present thresholds have used
+        up; the next ones come from the others.
     renewed_at
         When the thresholds were last fixed.
     """
@@ -100,8 +106,19 @@ class MetricEvidence:
     dispersion: DispersionState
     stable_latency: Histogram
     candidate_latency: Histogram
-    recent_latency: Histogram = field(default_factory=dict)
+    settled_latency: Histogram = field(default_factory=dict)
+    settled_requests: int = 0
     renewed_at: datetime | None = None
+
+    @property
+    def recent_requests(self) -> int:
+        """How many requests to stable the next thresholds would come from."""
+        return self.stable.trials - self.settled_requests
+
+    @property
+    def recent_latency(self) -> dict[int, int]:
+        """Their latencies."""
+        return subtract_histogram(self.stable_latency, self.settled_latency)
 
     @property
     def armed(self) -> bool:
@@ -326,17 +343,20 @@ def _metric_to_dict(metric: MetricEvidence) -> dict[str, Any]:
 
 
 def _metric_from_dict(record: Mapping[str, Any]) -> MetricEvidence:
+    stable, stable_latency = Outcomes(*record["stable"]), dict(record["stable_latency"])
+    recent = dict(record["recent_latency"])
     return MetricEvidence(
         name=record["name"],
         margin=record["margin"],
         thresholds=tuple(LatencyThreshold(*threshold) for threshold in record["thresholds"]),
-        stable=Outcomes(*record["stable"]),
+        stable=stable,
         candidate=Outcomes(*record["candidate"]),
         tests=stack([row_from_dict(row) for row in record["tests"]]),
         dispersion=stack_dispersion([dispersion_row_from_dict(r) for r in record["dispersion"]]),
-        stable_latency=dict(record["stable_latency"]),
+        stable_latency=stable_latency,
         candidate_latency=dict(record["candidate_latency"]),
-        recent_latency=dict(record["recent_latency"]),
+        settled_latency=subtract_histogram(stable_latency, recent),
+        settled_requests=stable.trials - sum(recent.values()),
         renewed_at=_time_from_text(record["renewed_at"]),
     )
 

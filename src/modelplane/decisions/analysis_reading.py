@@ -207,7 +207,14 @@ def _read_harm_tests(
     errors = [metric for state in tested for metric in state.metrics if metric.name == ERRORS]
     sizes = [len(state.replicas) + len(state.slices) for state in tested]
     scatter = np.repeat(phi(stack_dispersion([metric.dispersion for metric in errors])), sizes)
-    tests = stack([tests for state in tested for tests in (state.leave_one_out, state.slice_tests)])
+    tests = stack(
+        [
+            rows
+            for state in tested
+            for rows in (state.leave_one_out, state.slice_tests)
+            if len(rows.fixed)
+        ]
+    )
     values = e_value(tests, scatter)
     enough = tests.history[:, 1] + tests.pending[:, 1] >= MIN_FAILURES_PER_PHI * scatter
     shown, counted = values.tolist(), np.where(enough, values, 0.0).tolist()

@@ -65,8 +65,9 @@ def judge_many(
     now
         The time, against which the age of the counts is measured.
     """
+    declared = {id(one): {m.name: m for m in one.judged_metrics()} for one in settings}
     return [
-        _Case(state, one, {m.name: m for m in one.judged_metrics()}, reading, now).verdict()
+        _Case(state, one, declared[id(one)], reading, now).verdict()
         for state, one, reading in zip(states, settings, read_many(states, settings), strict=True)
     ]
 

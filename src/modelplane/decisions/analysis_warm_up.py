@@ -7,11 +7,18 @@ conclusion about the candidate.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from modelplane.decisions.analysis_evidence import EvidenceState, MetricEvidence
 from modelplane.decisions.analysis_inputs import ERRORS, LATENCY, AnalysisSettings
 from modelplane.decisions.analysis_slices import arm_slices
-from modelplane.stats.latency import DEFAULT_SLOWDOWN, exceedances, fix_thresholds
+from modelplane.stats.latency import (
+    DEFAULT_SLOWDOWN,
+    Histogram,
+    exceedances,
+    fix_thresholds,
+    subtract_histogram,
+)
 from modelplane.stats.sequential import EXCEEDANCE, arm, new_state
 
 RENEW_AFTER_S = 15.0
@@ -39,7 +46,7 @@ def arm_warm_metrics(state: EvidenceState, settings: AnalysisSettings) -> Eviden
             metrics.append(metric)
         elif metric.name == LATENCY:
             armed = _arm_latency(metric, declared[LATENCY])
-            metrics.append(replace(armed, recent_latency={}, renewed_at=state.last_at))
+            metrics.append(_settle(armed, {}, state.last_at))
         else:
             margin = declared[metric.name] or settings.default_margin(
                 float(metric.tests.stable_rate[0])
@@ -77,18 +84,28 @@ def renew_latency_thresholds(state: EvidenceState, settings: AnalysisSettings) -
     metric = state.metric(LATENCY)
     if metric is None or not metric.thresholds or state.last_at is None:
         return state
-    seen = sum(metric.recent_latency.values())
+    seen = metric.recent_requests
     since = metric.renewed_at or state.last_at
     if seen < RENEW_AFTER_REQUESTS or (state.last_at - since).total_seconds() < RENEW_AFTER_S:
         return state
     declared = {one.name: one.margin for one in settings.judged_metrics()}[LATENCY]
     slowdown = DEFAULT_SLOWDOWN if declared is None else declared
-    renewed = replace(
-        metric,
-        thresholds=fix_thresholds(metric.recent_latency, slowdown),
+    recent = metric.recent_latency
+    renewed = _settle(
+        replace(metric, thresholds=fix_thresholds(recent, slowdown)),
         # Half of it stays, so that the next thresholds do not jump.
-        recent_latency={us: n // 2 for us, n in metric.recent_latency.items() if n > 1},
-        renewed_at=state.last_at,
+        {us: n // 2 for us, n in recent.items() if n > 1},
+        state.last_at,
     )
     others = [renewed if one.name == LATENCY else one for one in state.metrics]
     return replace(state, metrics=tuple(others))
+
+
+def _settle(metric: MetricEvidence, kept: Histogram, at: datetime | None) -> MetricEvidence:
+    """New thresholds are fixed: of the latencies before them only `kept` count again."""
+    return replace(
+        metric,
+        settled_latency=subtract_histogram(metric.stable_latency, kept),
+        settled_requests=metric.stable.trials - sum(kept.values()),
+        renewed_at=at,
+    )

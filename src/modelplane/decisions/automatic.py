@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelplane.decisions.policies import matching_policies
+from modelplane.decisions.rollout import Reason
 from modelplane.decisions.versions import LATEST, resolve_version
 from modelplane.resources.environment import Environment
 from modelplane.resources.model import Model, ModelVersion
@@ -122,7 +123,7 @@ def _may_go(version: str, place: str, situation: ModelSituation) -> bool:
     wanted = (situation.model.metadata.name, version)
     for promotion in situation.promotions.get(place, ()):
         revision, phase = promotion.spec.revision, promotion.status.phase
-        if (revision.model, revision.version) == wanted:
+        if (revision.model, revision.version) == wanted and not _was_only_tested(promotion):
             return False
         if phase in FINISHED_PROMOTION:
             continue
@@ -135,6 +136,11 @@ def _may_go(version: str, place: str, situation: ModelSituation) -> bool:
         return False
     stable = deployed[0].status.stable if deployed else None
     return stable is None or _is_newer(version, stable.version)
+
+
+def _was_only_tested(promotion: Promotion) -> bool:
+    """Whether it brought an A/B/n test that is over, which takes nothing over by itself."""
+    return promotion.status.phase == "Done" and promotion.status.reason == Reason.TEST_OVER
 
 
 def _deployed_in(place: str, situation: ModelSituation) -> list[ModelDeployment]:

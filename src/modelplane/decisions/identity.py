@@ -19,7 +19,8 @@ from datetime import datetime, timedelta
 
 from modelplane.resources.certificates import Workload
 
-_SCHEME = "spiffe://"
+SCHEME = "spiffe://"
+"""How every SPIFFE id begins."""
 
 
 def spiffe_id(trust_domain: str, workload: Workload) -> str:
@@ -30,7 +31,7 @@ def spiffe_id(trust_domain: str, workload: Workload) -> str:
     >>> spiffe_id("d", Workload(environment="staging", role="inbound", node="local"))
     'spiffe://d/environments/staging/nodes/local/inbound'
     """
-    base = f"{_SCHEME}{trust_domain}/environments/{workload.environment}"
+    base = f"{SCHEME}{trust_domain}/environments/{workload.environment}"
     return (
         f"{base}/gateway" if workload.role == "gateway" else f"{base}/nodes/{workload.node}/inbound"
     )
@@ -49,12 +50,12 @@ def trust_domain_of(identity: str) -> str:
     >>> trust_domain_of("spiffe://d/environments/staging/gateway")
     'd'
     """
-    return identity.removeprefix(_SCHEME).partition("/")[0]
+    return identity.removeprefix(SCHEME).partition("/")[0]
 
 
 def allowed_peers(allow: Iterable[str], trust_domain: str) -> tuple[str, ...]:
     """Return the SPIFFE ids that a gateway's `mesh.allow` means: ids, or names of environments."""
-    ids = {name if name.startswith(_SCHEME) else gateway_id(trust_domain, name) for name in allow}
+    ids = {name if name.startswith(SCHEME) else gateway_id(trust_domain, name) for name in allow}
     return tuple(sorted(ids))
 
 

@@ -12,6 +12,7 @@ that one batch never advances twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from modelplane.decisions.hooks import apply_hooks
@@ -75,11 +76,18 @@ def policy_of(lane: str) -> str:
 
 
 def promoted(
-    deployment: ModelDeployment, rollout: Rollout, status: RolloutStatus, *, now: datetime
+    deployment: ModelDeployment,
+    rollout: Rollout,
+    status: RolloutStatus,
+    others: Sequence[Rollout] = (),
+    *,
+    now: datetime,
 ) -> ModelDeployment:
     """Return the deployment after `rollout` was promoted with `status`.
 
     Its candidate is stable and declared; after a blue/green switch what was stable stays warm.
+    A rollout of a lane becomes the deployment's own latest one, unless one of `others` is that
+    and has still to end.
     """
     blue_green = status.strategy.blue_green if status.strategy is not None else None
     before, warm = rollout.spec.stable, None
@@ -87,8 +95,11 @@ def promoted(
         until = now + timedelta(seconds=blue_green.keep_warm_s)
         warm = WarmRevision(revision=before, until=until)
     serving = deployment.with_status(stable=rollout.spec.candidate, warm=warm)
-    version = rollout.spec.candidate.version
-    return serving.with_spec(version=version) if rollout.spec.lane else serving
+    if not rollout.spec.lane:
+        return serving
+    if all(other.spec.lane or other.finished for other in others):
+        serving = serving.with_status(rollout=rollout.metadata.name)
+    return serving.with_spec(version=rollout.spec.candidate.version)
 
 
 def effective_strategy(

@@ -86,6 +86,28 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """A share of requests, in basis points, that is copied to another environment's gateway.
+
+    Attributes
+    ----------
+    environment
+        Names it.
+    address
+        ``host:port`` of its mesh.
+    identity
+        SPIFFE id of its gateway.
+    share
+        Of all requests, whatever their rule.
+    """
+
+    environment: str
+    address: str
+    identity: str
+    share: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """Who is under it, and which of them go where. The first rule that holds is used.
 
@@ -157,6 +179,8 @@ class RoutePlan:
         What protects the deployment from too much.
     peers
         SPIFFE ids that endpoints may soon have, so that the gateway is prepared for them.
+    remotes
+        Gateways of other environments that get copies of the requests.
     timeout_s
         How long one request may take in all, seconds.
     try_timeout_s
@@ -181,6 +205,7 @@ class RoutePlan:
     allow_override: bool = False
     limits: Limits = field(default_factory=Limits)
     peers: tuple[str, ...] = ()
+    remotes: tuple[Remote, ...] = ()
 
     def __post_init__(self) -> None:
         stable = [variant for variant in self.variants if variant.role == "stable"]

@@ -24,6 +24,7 @@ from modelplane.resources.traffic_split import (
     InputType,
     SplitEndpoint,
     SplitMirror,
+    SplitRemote,
     SplitRule,
     SplitSegment,
     SplitVariant,
@@ -66,6 +67,7 @@ def decide_split(
     current: TrafficSplit | None,
     *,
     input_types: Mapping[str, InputType] | None = None,
+    remotes: Sequence[SplitRemote] = (),
 ) -> TrafficSplitSpec | None:
     """Return the split to store, or None while nothing can serve (the present one then stays).
 
@@ -83,6 +85,8 @@ def decide_split(
         versions.
     input_types
         Types of the model's inputs, for predicates.
+    remotes
+        Gateways of other environments that get copies of the requests.
     """
     stable = deployment.status.stable
     if stable is None:
@@ -124,6 +128,7 @@ def decide_split(
         user_cookie=spec.user_cookie or "",
         allow_override=spec.allow_override,
         limits=spec.limits,
+        remotes=tuple(remotes),
         timeout_s=spec.timeout_s,
         try_timeout_s=min(spec.try_timeout_s, spec.timeout_s),
         shield=spec.idempotent,

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from modelplane.resources.limits import Limits
-from modelplane.resources.meta import Condition, ModelName, Part, Resource
+from modelplane.resources.meta import Condition, ModelName, Name, Part, Resource
 from modelplane.resources.quantities import Duration
 from modelplane.resources.revision import Resources, Revision
 from modelplane.resources.strategy import Strategy
@@ -18,6 +18,15 @@ from modelplane.resources.versions import parse_version
 def _check_version(text: str) -> str:
     # An integer is the registry's number of a version, not a short form of a semantic one.
     return text if text == "latest" or text.isdecimal() else parse_version(text)
+
+
+class MirrorTo(Part):
+    """Another environment that gets copies of requests; their answers are thrown away."""
+
+    environment: Name = Field(description="Its gateway must have a mesh that allows this one.")
+    percentage: float = Field(
+        default=100.0, gt=0, le=100, description="Share of the requests that is copied."
+    )
 
 
 class ModelDeploymentSpec(Part):
@@ -65,6 +74,11 @@ class ModelDeploymentSpec(Part):
         "For testers: such requests are not judged.",
     )
     limits: Limits = Field(default_factory=Limits, description="What protects it from too much.")
+    mirror_to: tuple[MirrorTo, ...] = Field(
+        default=(),
+        max_length=4,
+        description="Environments whose deployment of the same name gets copies of the requests.",
+    )
     timeout_s: Duration = Field(
         default=60.0, alias="timeout", description="How long one request may take."
     )

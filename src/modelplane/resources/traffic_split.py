@@ -72,6 +72,14 @@ class SplitRule(Part):
     mirrors: tuple[SplitMirror, ...] = ()
 
 
+class SplitRemote(Part):
+    """Requests are copied to the same deployment behind another environment's gateway."""
+
+    environment: Name
+    address: str = Field(description="`host:port` of the mesh of that gateway.")
+    percentage: float = Field(gt=0, le=100)
+
+
 class TrafficSplitSpec(Part):
     """What the gateway should do."""
 
@@ -91,6 +99,7 @@ class TrafficSplitSpec(Part):
     user_cookie: str = Field(default="", description="Tells users apart instead of the header.")
     allow_override: bool = False
     limits: Limits = Field(default_factory=Limits)
+    remotes: tuple[SplitRemote, ...] = ()
     timeout_s: float = 60.0
     try_timeout_s: float = 20.0
     shield: bool = True

@@ -95,9 +95,21 @@ def histogram_from_bins(bins: Iterable[tuple[float, float, int]]) -> dict[int, i
 def merge_histograms(left: Histogram, right: Histogram) -> dict[int, int]:
     """Sum of two histograms."""
     merged = dict(left)
+    known = merged.get
     for bound, count in right.items():
-        merged[bound] = merged.get(bound, 0) + count
+        merged[bound] = known(bound, 0) + count
     return merged
+
+
+def subtract_histogram(whole: Histogram, part: Histogram) -> dict[int, int]:
+    """Undo :func:`merge_histograms`: what is left of the whole without a part of it.
+
+    Examples
+    --------
+    >>> subtract_histogram({10: 3, 20: 1}, {10: 1, 20: 1})
+    {10: 2}
+    """
+    return {bound: n - part.get(bound, 0) for bound, n in whole.items() if n > part.get(bound, 0)}
 
 
 def quantile_bin_us(histogram: Histogram, quantile: float) -> int:

@@ -29,7 +29,7 @@ class EnvoyGateway(EnvoyProxy):
         settings: Settings,
     ) -> None:
         super().__init__(config, plans)
-        self._config = config
+        self.config = config
         self._credentials = GatewayCredentials(
             environment.spec.gateway,
             make_secrets(settings),
@@ -58,9 +58,9 @@ class EnvoyGateway(EnvoyProxy):
 
     def prepare_command(self) -> GatewayCommand:
         """Write the bootstrap file and return Envoy's command."""
-        write_bootstrap(self._config)
+        write_bootstrap(self.config)
         passed = {name: os.environ[name] for name in ("PATH", "HOME", "TZ") if name in os.environ}
-        return GatewayCommand(tuple(envoy_command(self._config)), passed)
+        return GatewayCommand(tuple(envoy_command(self.config)), passed)
 
 
 class EnvoyGateways:
@@ -89,5 +89,6 @@ class EnvoyGateways:
             concurrency=settings.gateway_threads,
             tls=spec.tls is not None,
             jwt=spec.jwt,
+            mesh=spec.mesh,
         )
         return EnvoyGateway(environment, config, plans, settings)

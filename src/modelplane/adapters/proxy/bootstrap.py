@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modelplane.errors import TerminalError
-from modelplane.resources.environment import GatewayJwt
+from modelplane.resources.environment import GatewayJwt, GatewayMesh
 
 STATS_PREFIX = "mp"
 """First part of the names of the counters that `traffic` reads."""
@@ -50,6 +50,8 @@ class GatewayConfig:
         Whether clients speak TLS, with the certificate that `credentials` follows.
     jwt
         Tokens that are verified, with the keys that `credentials` follows; None: not read.
+    mesh
+        Where gateways of other environments come in, once there is a certificate; None: nowhere.
     max_connections
         Client connections at a time; further ones are refused.
     """
@@ -64,6 +66,7 @@ class GatewayConfig:
     max_connections: int = 10_000
     tls: bool = False
     jwt: GatewayJwt | None = None
+    mesh: GatewayMesh | None = None
 
     def __post_init__(self) -> None:
         for path in (self.ads_socket, self.admin_socket):

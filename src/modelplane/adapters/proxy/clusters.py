@@ -36,8 +36,11 @@ def _http1(**common: Any) -> Any:
     )
 
 
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+"""Name under which a cluster carries the options of its connections."""
+
 _HTTP1 = _http1()
-_HTTP1_RENEWED = _http1(max_connection_duration={"seconds": CONNECTION_LIFE_S})
+HTTP1_RENEWED = _http1(max_connection_duration={"seconds": CONNECTION_LIFE_S})
 """Where certificates are renewed, connections are too."""
 
 
@@ -55,7 +58,7 @@ def compile_cluster(variant: Variant, plan: RoutePlan) -> Any:
         connect_timeout={"nanos": 250_000_000},
         lb_policy="LEAST_REQUEST",
         typed_extension_protocol_options={
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _HTTP1_RENEWED
+            HTTP_OPTIONS: HTTP1_RENEWED
             if sockets
             else _HTTP1
         },

@@ -19,6 +19,7 @@ from modelplane.adapters.proxy.book import RouteBook
 from modelplane.adapters.proxy.bootstrap import GatewayConfig
 from modelplane.adapters.proxy.limits import within
 from modelplane.adapters.proxy.listener import listener
+from modelplane.adapters.proxy.mesh import mesh_listener
 from modelplane.adapters.proxy.secrets import secrets
 from modelplane.adapters.proxy.snapshot import gateway_scopes
 from modelplane.adapters.proxy.stream import Stream
@@ -48,6 +49,7 @@ class EnvoyProxy:
     """
 
     def __init__(self, config: GatewayConfig, plans: Iterable[RoutePlan] = ()) -> None:
+        self._config = config
         self._book = RouteBook()
         self._book.fix(LISTENER, [listener(config)])
         self._book.fix(SCOPE, gateway_scopes(metadata.version("modelplane")))
@@ -74,7 +76,14 @@ class EnvoyProxy:
         await self._server.stop()
 
     async def present(self, credentials: Credentials) -> None:
-        """Speak mutual TLS with `credentials` from the next connection on."""
+        """Speak mutual TLS with `credentials` from the next connection on.
+
+        The listener for other gateways, if there is to be one, is offered to the next Envoy that
+        connects: so the first credentials come before `start`.
+        """
+        mesh = mesh_listener(self._config, credentials.identity)
+        if mesh is not None:
+            self._book.fix(LISTENER, [mesh])
         self._book.fix(SECRET, secrets(credentials))
         self._server.wake()
 

@@ -21,6 +21,7 @@ from envoy.extensions.retry.priority.previous_priorities.v3 import previous_prio
 
 from modelplane.adapters.proxy import limits
 from modelplane.adapters.proxy.filters import filters_of, rule_match
+from modelplane.adapters.proxy.remotes import remote_policies
 from modelplane.adapters.proxy.script import USER_HEADER
 from modelplane.adapters.proxy.shadows import compare_headers, mirror_policies
 from modelplane.adapters.proxy.xds import pack
@@ -130,7 +131,7 @@ def _split(plan: RoutePlan, rule: Rule) -> Any:
         hash_policy=[{"header": hashing}],
         timeout=_duration(plan.timeout_s),
         retry_policy=_retries(plan, shield=plan.shield),
-        request_mirror_policies=mirror_policies(rule),
+        request_mirror_policies=[*mirror_policies(rule), *remote_policies(plan)],
     )
 
 

@@ -18,6 +18,7 @@ from modelplane.adapters.proxy.clusters import (
     compile_cluster,
     compile_endpoints,
 )
+from modelplane.adapters.proxy.remotes import compile_remote
 from modelplane.adapters.proxy.routes import header, virtual_host
 from modelplane.adapters.proxy.script import USER_HEADER
 from modelplane.adapters.proxy.tokens import JWT_FILTER
@@ -48,7 +49,7 @@ class RouteResources:
     scope
         The scoped route configuration.
     clusters, endpoints
-        One of each per variant, named `Variant.cluster`.
+        One of each per variant, named `Variant.cluster`, and per remote.
     """
 
     plan: RoutePlan
@@ -71,11 +72,18 @@ def compile_route(plan: RoutePlan) -> RouteResources:
     ValueError
         When an address is none, or a predicate does not compile.
     """
+    remotes = [compile_remote(remote, plan) for remote in plan.remotes]
     return RouteResources(
         plan=plan,
         scope=resource(scope_name(plan.deployment), _scope(plan)),
-        clusters=tuple(resource(v.cluster, compile_cluster(v, plan)) for v in plan.variants),
-        endpoints=tuple(resource(v.cluster, compile_endpoints(v, plan)) for v in plan.variants),
+        clusters=(
+            *(resource(v.cluster, compile_cluster(v, plan)) for v in plan.variants),
+            *(cluster for cluster, _ in remotes),
+        ),
+        endpoints=(
+            *(resource(v.cluster, compile_endpoints(v, plan)) for v in plan.variants),
+            *(endpoints for _, endpoints in remotes),
+        ),
     )
 
 
