@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelplane.decisions.mirroring import check_mirrors, decide_remotes
 from modelplane.errors import InvalidResource
@@ -13,11 +15,13 @@ from modelplane.resources.meta import Metadata
 from modelplane.resources.model_deployment import MirrorTo, ModelDeployment, ModelDeploymentSpec
 
 
-def environment(name: str, mesh: GatewayMesh | None = None, **spec: Any) -> Environment:
+def environment(
+    name: str, mesh: GatewayMesh | None = None, order: int = 10, **spec: Any
+) -> Environment:
     gateway = Gateway(port=7081, mesh=mesh)
     return Environment(
         metadata=Metadata(name=name),
-        spec=EnvironmentSpec(stage="staging", gateway=gateway, **spec),
+        spec=EnvironmentSpec(stage="staging", order=order, gateway=gateway, **spec),
     )
 
 
@@ -29,7 +33,7 @@ def deployment(*to: str) -> ModelDeployment:
     )
 
 
-PRODUCTION = environment("production", mtls="STRICT")
+PRODUCTION = environment("production", order=20, mtls="STRICT")
 OPEN = environment("staging", GatewayMesh(port=7091, allow=("production",)))
 
 
@@ -55,8 +59,14 @@ def test_copies_go_to_the_mesh_of_a_gateway_that_lets_them_in() -> None:
     [
         (("production",), PRODUCTION, OPEN, "the deployment's own"),
         (("stagin",), PRODUCTION, OPEN, "unknown environment"),
+        (
+            ("staging",),
+            PRODUCTION,
+            environment("staging", GatewayMesh(port=7091, allow=("production",)), 20),
+            "before production",
+        ),
         (("staging", "staging"), PRODUCTION, OPEN, "named twice"),
-        (("staging",), environment("production"), OPEN, "has no certificate"),
+        (("staging",), environment("production", order=20), OPEN, "has no certificate"),
         (("staging",), PRODUCTION, environment("staging"), "lets no other in"),
         (
             ("staging",),
@@ -76,3 +86,26 @@ def test_what_no_gateway_would_let_in_is_refused(
 
 def test_an_environment_that_closed_its_mesh_gets_no_copies() -> None:
     assert decide_remotes(deployment("staging"), named(PRODUCTION, environment("staging"))) == ()
+
+
+@given(st.lists(st.integers(0, 3), min_size=3, max_size=3), st.lists(st.booleans(), min_size=9))
+def test_no_copy_ever_comes_back(orders: list[int], wanted: list[bool]) -> None:
+    """Whatever environments and deployments became after they were checked."""
+    names = ("a", "b", "c")
+    mesh = GatewayMesh(port=7091, allow=names)
+    environments = named(
+        *(environment(name, mesh, order) for name, order in zip(names, orders, strict=True))
+    )
+    edges = set()
+    for i, source in enumerate(names):
+        to = tuple(name for j, name in enumerate(names) if wanted[3 * i + j])
+        mirrors = tuple(MirrorTo(environment=name) for name in to)
+        declared = ModelDeployment(
+            metadata=Metadata(name="fraud", environment=source),
+            spec=ModelDeploymentSpec(model="fraud", mirror_to=mirrors),
+        )
+        edges |= {(source, one.environment) for one in decide_remotes(declared, environments)}
+    reached = edges
+    for _ in names:
+        reached = reached | {(a, d) for a, b in reached for c, d in edges if b == c}
+    assert all(a != b for a, b in reached)

@@ -104,9 +104,9 @@ def test_tls_and_tokens_are_turned_on_renewed_and_kept(modelplane: Modelplane) -
     assert ask(modelplane, first) == 200
 
     modelplane.down()
+    assert "does not listen: the gateway's certificate" in modelplane.up().stdout
     chain, key = AUTHORITY.issue()
     write_certificate(modelplane, chain, key)
-    modelplane.up()
     wait_for("an answer after a restart", lambda: ask(modelplane, second) == 200)
     mark = key.splitlines()[1].encode()
     folders = (modelplane.state, modelplane.runtime_dir)

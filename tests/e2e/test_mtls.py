@@ -16,7 +16,7 @@ import pytest
 from modelplane.resources.environment import Environment
 from modelplane.resources.manifest import read_document
 from modelplane.resources.traffic_split import TrafficSplit
-from tests.e2e.conftest import Modelplane, wait_for
+from tests.e2e.conftest import Modelplane, free_port, wait_for
 from tests.e2e.load import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -28,19 +28,14 @@ CANARY = {
 }
 
 
+def declare(modelplane: Modelplane, kind: str, spec: dict[str, Any], **metadata: str) -> None:
+    document = {"apiVersion": "modelplane.dev/v1", "kind": kind, "metadata": metadata}
+    modelplane.client.apply(read_document(document | {"spec": spec}))
+
+
 def set_mtls(modelplane: Modelplane, mode: str) -> None:
     found = modelplane.client.get(Environment, "production")
-    spec: dict[str, Any] = found.spec.to_dict() | {"mtls": mode}
-    modelplane.client.apply(
-        read_document(
-            {
-                "apiVersion": "modelplane.dev/v1",
-                "kind": "Environment",
-                "metadata": {"name": "production"},
-                "spec": spec,
-            }
-        )
-    )
+    declare(modelplane, "Environment", found.spec.to_dict() | {"mtls": mode}, name="production")
 
 
 def endpoints(modelplane: Modelplane) -> list[tuple[str, str]]:
@@ -98,23 +93,53 @@ async def test_an_environment_with_mutual_tls(modelplane: Modelplane) -> None:
 
 def refuses_strangers(address: str) -> None:
     """Neither plain text nor TLS without a certificate gets an answer."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as plain:
-        plain.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert b"HTTP/1.1" not in read(plain)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as plain:
+        assert b"HTTP" not in ask(plain)
     with (
         socket.create_connection((host, int(port)), timeout=5) as raw,
         context.wrap_socket(raw) as secured,
     ):
-        secured.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-        with pytest.raises(ssl.SSLError, match="certificate required"):
-            secured.recv(100)
+        assert b"HTTP" not in ask(secured)
 
 
-def read(connection: socket.socket) -> bytes:
+def ask(connection: socket.socket) -> bytes:
+    """Return what comes back for a request; nothing when the connection is cut."""
     try:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
         return connection.recv(1000)
-    except ConnectionError:
+    except (ssl.SSLError, ConnectionError):
         return b""
+
+
+def test_production_shows_its_requests_to_staging(modelplane: Modelplane) -> None:
+    """From gateway to gateway over mutual TLS, as the guide has it."""
+    client = modelplane.client
+    staging = client.get(Environment, "staging").spec.to_dict()
+    staging["gateway"]["mesh"] = {"port": free_port(), "allow": ["production"]}
+    declare(modelplane, "Environment", staging, name="staging")
+    set_mtls(modelplane, "STRICT")
+    modelplane.push("1.0.0")
+    declare(modelplane, "ModelDeployment", {"version": "1.0.0"}, name="test", environment="staging")
+    wait_for("staging", lambda: all_accepted(modelplane, "staging"))
+    copying = {"version": "1.0.0", "mirrorTo": [{"environment": "staging"}]}
+    declare(modelplane, "ModelDeployment", copying, name="test", environment="production")
+    wait_for("production", lambda: all_accepted(modelplane, "production"))
+    body = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
+    for _ in range(20):
+        assert client.predict("test", body, environment="production").version == "1.0.0"
+    wait_for("counts", lambda: counts(modelplane, "production") == (20, 0))
+    wait_for("counts of copies", lambda: counts(modelplane, "staging") == (20, 0))
+
+
+def all_accepted(modelplane: Modelplane, environment: str) -> bool:
+    split = modelplane.client.get(TrafficSplit, "test", environment)
+    return split.status.accepted_generation == split.metadata.generation
+
+
+def counts(modelplane: Modelplane, environment: str) -> tuple[int, int]:
+    """Return how many requests an environment answered lately, and how many failed."""
+    told = modelplane.client.traffic("test", environment)["variants"]
+    return sum(v["requests"] for v in told), sum(v["failures"] for v in told)

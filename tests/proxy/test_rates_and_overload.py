@@ -11,6 +11,7 @@ from modelplane.resources.limits import Limits
 from tests.proxy.gateway import Gateway, until
 from tests.proxy.load import load
 from tests.proxy.plans import split_plan
+from tests.proxy.upstream import Mode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -164,25 +165,30 @@ async def test_limits_change_under_load_without_a_failed_request(running: Gatewa
     assert answers.failures == 0, answers.problems
 
 
-async def test_a_retry_budget_bounds_what_the_shield_may_repeat(running: Gateway) -> None:
-    stable = await running.upstream("budget-s", "slow", slow_s=0.1)
-    candidate = await running.upstream("budget-c", "500")
-    shielded = split_plan(
-        "budget",
+@pytest.mark.parametrize("mode", ["500", "503", "forged"])
+async def test_a_retry_budget_hides_no_failure_of_the_candidate(
+    running: Gateway, mode: Mode
+) -> None:
+    name = f"budget-{mode}"
+    stable = await running.upstream(f"{name}-s", "slow", slow_s=0.1)
+    candidate = await running.upstream(f"{name}-c", mode)
+    plan = split_plan(
+        name,
         stable=(stable,),
         candidate=(candidate,),
         weight=10_000,
-        limits=limits(retryBudget=5),
+        limits=limits(retryBudget=5, ejectAfter=1000),
     )
-    assert (await running.publish(shielded)).accepted
-    answers = await asyncio.gather(*(ask(running, "budget") for _ in range(60)))
-    statuses = [answer.status_code for answer in answers]
-    assert 3 <= statuses.count(200) < 30
-    assert statuses.count(500) == 60 - statuses.count(200)
-    assert (
-        await running.publish(
-            split_plan("budget", 2, stable=(stable,), candidate=(candidate,), weight=10_000)
-        )
-    ).accepted
-    answers = await asyncio.gather(*(ask(running, "budget") for _ in range(60)))
+    assert (await running.publish(plan)).accepted
+    answers = await asyncio.gather(*(ask(running, name) for _ in range(60)))
+    good = [answer.status_code for answer in answers].count(200)
+    assert 3 <= good < 40
+    reading = await running.read_counts({f"{name}.b": 60})
+    counts = reading.variants[f"{name}.b"]
+    assert counts.failures == 60
+    assert counts.client_failures == 60 - good
+    assert counts.replica_failures == {f"{name}-c": 60}
+    wider = split_plan(name, 2, stable=(stable,), candidate=(candidate,), weight=10_000)
+    assert (await running.publish(wider)).accepted
+    answers = await asyncio.gather(*(ask(running, name) for _ in range(60)))
     assert {answer.status_code for answer in answers} == {200}

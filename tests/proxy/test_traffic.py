@@ -171,3 +171,22 @@ def test_a_client_that_gave_up_after_waiting_was_failed() -> None:
     )
     assert found.variants == {"d.b": VariantCounts(requests=7, failures=2, client_failures=2)}
     assert found.unrouted == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        (rq("d.b", "d.b", 503, "UO") + ".|o.1", (0, 0)),  # it has too many requests in flight
+        (rq("d.b", "d.b", 503, "UO", 2) + ".|o.1", (7, 7)),  # the second attempt had no room
+        (rq("d.b", "d.b", 503, "UO"), (7, 7)),  # it failed, and no second attempt was allowed
+        (rq("d.b", "d.b", 500, "UO"), (7, 7)),
+        (rq("d.b", "", 429, "RL", 0), (0, 0)),  # the client's rate
+        (rq("d.b", "", 413, "-", 0), (0, 0)),
+        (rq("d.b", "", 401, "-", 0), (0, 0)),
+    ],
+)
+def test_what_the_gateway_turns_away_says_nothing_of_a_version(
+    name: str, counts: tuple[int, int]
+) -> None:
+    found = reading((name, 7)).variants.get("d.b", VariantCounts())
+    assert (found.requests, found.failures) == counts

@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Literal
 
-Mode = Literal["ok", "500", "400", "hang", "cut", "slow"]
+Mode = Literal["ok", "500", "503", "400", "hang", "cut", "slow", "forged"]
 
 
 class Upstream:
@@ -79,11 +79,14 @@ class Upstream:
         if self.mode == "slow":
             await asyncio.sleep(self.slow_s)
         status = self.mode if self.mode.isdigit() else "200"
+        extra = ""
+        if self.mode == "forged":  # says of itself what only the gateway says
+            status, extra = "503", "x-modelplane-shed: 1\r\n"
         body = json.dumps({"served_by": self.name, "target": target, "bytes": size}).encode()
         length = len(body) + (1 if self.mode == "cut" else 0)
         writer.write(
             f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
-            f"content-length: {length}\r\n\r\n".encode()
+            f"{extra}content-length: {length}\r\n\r\n".encode()
             + body
         )
         await writer.drain()

@@ -111,8 +111,16 @@ def _find_gateways(settings: Settings) -> dict[str, str] | None:
         for environment in sorted(environments, key=lambda e: e.spec.order):
             gateway = environment.spec.gateway
             host = _DEFAULT_HOST if gateway.host in {"0.0.0.0", "::"} else gateway.host  # noqa: S104
-            with socket.create_connection((host, gateway.port), _ANSWER_TIMEOUT_S):
-                found[environment.metadata.name] = gateway.url_at(host)
+            name, fault = environment.metadata.name, environment.status.gateway_fault
+            found[name] = gateway.url_at(host)
+            try:
+                socket.create_connection((host, gateway.port), _ANSWER_TIMEOUT_S).close()
+            except OSError:
+                # Without its certificate or its issuer's keys one does not listen, however long
+                # it is waited for; the others should not have to wait with it.
+                if not fault or not (gateway.tls or gateway.jwt):
+                    raise
+                found[name] += f" (does not listen: {fault})"
     except (ModelplaneError, OSError):
         return None
     return found or None

@@ -101,6 +101,9 @@ def _new_ticks(state: EvidenceState, ticks: Sequence[Tick]) -> list[Tick]:
     if not ticks:
         return []
     last = dict(state.sequences)
+    if len(ticks) == 1:  # as nearly always
+        (tick,) = ticks
+        return [tick] if tick.sequence > last.get((tick.proxy, tick.boot_id), -1) else []
     accepted = []
     for tick in sorted(ticks, key=lambda tick: tick.sequence):
         position = (tick.proxy, tick.boot_id)
@@ -296,6 +299,8 @@ def _with_metrics(state: EvidenceState, settings: AnalysisSettings) -> EvidenceS
 def _with_replicas(state: EvidenceState, tick: Tick) -> EvidenceState:
     """Add a row for each candidate replica that was not seen before."""
     known = {replica.name for replica in state.replicas}
+    if tick.candidate.replicas.keys() <= known:
+        return state
     fresh = sorted(tick.candidate.replicas.keys() - known)[: MAX_REPLICAS - len(known)]
     errors = state.metric(ERRORS)
     if not fresh or errors is None:
@@ -350,10 +355,12 @@ def _with_tick(
         leave_one_out=harm_tests[0],
         slices=add_to_slices(state.slices, tick),
         slice_tests=harm_tests[1],
-        compared=state.compared.plus(
-            tick.candidate.compared.trials, tick.candidate.compared.failures
-        ),
+        compared=_plus_pairs(state.compared, tick.candidate.compared),
     )
+
+
+def _plus_pairs(compared: Outcomes, more: Outcomes) -> Outcomes:
+    return compared.plus(more.trials, more.failures) if more.trials else compared
 
 
 def _with_attempts(replica: ReplicaEvidence, tick: Tick) -> ReplicaEvidence:

@@ -191,6 +191,8 @@ class _Case:
 
     def _judge_slices(self) -> tuple[SliceVerdict, ...]:
         reading = self.reading
+        if not self.state.slices:
+            return ()
         named = name_parts(reading.counted_e_values_of_slices, self.settings.alpha)
         return tuple(
             SliceVerdict(
@@ -273,8 +275,11 @@ class _Case:
         passes = metric.armed and all(reading.faster_log_e_values[row] >= target for row in rows)
         verdict = _verdict_name(harmed, passes)
         quantile = declared.percentile / 100 if declared.percentile else SHOWN_QUANTILE
+        shown = next((t for t in metric.thresholds if t.quantile == quantile), None)
+        # Four bins below its last threshold there is room for what changed since.
+        guess_us = round(0.8 * shown.stable_us) if shown else 0
         stable, candidate = (
-            estimate_quantile_us(histogram, quantile, total.trials)
+            estimate_quantile_us(histogram, quantile, total.trials, guess_us)
             for histogram, total in (
                 (metric.stable_latency, metric.stable),
                 (metric.candidate_latency, metric.candidate),
@@ -283,7 +288,6 @@ class _Case:
         needed = None
         if metric.armed and verdict == "undecided":
             needed = self._latency_requests_needed(reading, rows)
-        shown = next((t for t in metric.thresholds if t.quantile == quantile), None)
         return MetricVerdict(
             name=metric.name,
             verdict=verdict,

@@ -49,6 +49,11 @@ def _fault(name: str, own: Environment, environments: Mapping[str, Environment])
         return "it is the deployment's own; a shadow rollout copies requests within one"
     if name not in environments:
         return f"unknown environment; {suggest(name, environments)}"
+    if not _is_before(environments[name], own):
+        return (
+            f"copies go to environments before {source} on the way to production (spec.order), "
+            "so that none comes back"
+        )
     if own.spec.mtls != "STRICT" and own.spec.gateway.mesh is None:
         return (
             f"the gateway of {source} has no certificate: set mtls: STRICT or gateway.mesh in "
@@ -63,15 +68,23 @@ def _fault(name: str, own: Environment, environments: Mapping[str, Environment])
     return ""
 
 
+def _is_before(one: Environment, other: Environment) -> bool:
+    return one.spec.order < other.spec.order
+
+
 def decide_remotes(
     deployment: ModelDeployment, environments: Mapping[str, Environment]
 ) -> tuple[SplitRemote, ...]:
-    """Return where copies of a deployment's requests go now."""
+    """Return where copies of a deployment's requests go now.
+
+    Checked again, since environments change: two that copied to each other would never end.
+    """
     remotes = []
+    own = environments.get(deployment.metadata.environment or "")
     for mirror in deployment.spec.mirror_to:
         environment = environments.get(mirror.environment)
         mesh = environment.spec.gateway.mesh if environment is not None else None
-        if mesh is not None:
+        if mesh is not None and own and environment and _is_before(environment, own):
             host = "127.0.0.1" if mesh.host in {"0.0.0.0", "::"} else mesh.host  # noqa: S104
             remotes.append(
                 SplitRemote(

@@ -60,10 +60,9 @@ def growth_per_request(candidate_rate: float, stable_rate: float, candidate_shar
 
 
 def _divergence(p: float, q: float) -> float:
-    result = 0.0
-    for share, other in ((p, q), (1 - p, 1 - q)):
-        if share > 0:
-            result += share * math.log(share / other)
+    result = p * math.log(p / q) if p > 0 else 0.0
+    if p < 1:
+        result += (1 - p) * math.log((1 - p) / (1 - q))
     return max(result, 0.0)
 
 

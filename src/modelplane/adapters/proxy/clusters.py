@@ -57,11 +57,7 @@ def compile_cluster(variant: Variant, plan: RoutePlan) -> Any:
         eds_cluster_config={"eds_config": _ADS},
         connect_timeout={"nanos": 250_000_000},
         lb_policy="LEAST_REQUEST",
-        typed_extension_protocol_options={
-            HTTP_OPTIONS: HTTP1_RENEWED
-            if sockets
-            else _HTTP1
-        },
+        typed_extension_protocol_options={HTTP_OPTIONS: HTTP1_RENEWED if sockets else _HTTP1},
         transport_socket_matches=sockets,
         circuit_breakers=copy_breakers(plan)
         if variant.role == "shadow"

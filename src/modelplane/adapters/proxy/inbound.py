@@ -28,7 +28,7 @@ from modelplane.errors import TransientError
 from modelplane.ports.identity import Credentials
 from modelplane.ports.inbound import InboundRoute
 
-_ANSWER_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 3.0
 _LISTEN_POLL_S = 0.02
 _CONNECTION_MAX_S = 4 * CONNECTION_LIFE_S
 """The gateway ends its connections itself, and earlier; this is for a client that does not."""
@@ -62,6 +62,7 @@ class EnvoyInbound:
         self._tables = ResourceTables()
         for route in routes:
             self._put(route)
+        self._listening: dict[str, str] = {}
         self._news = asyncio.Condition()
         self._server = ConfigServer(
             lambda write: TableStream(self._tables, write, self._tell), process.ads_socket
@@ -95,14 +96,17 @@ class EnvoyInbound:
                 await self._news.wait_for(answered)
         except TimeoutError:
             raise TransientError("the inbound proxy does not take its configuration") from None
-        if not (fault := self._fault(route.key)):
+        fault = self._fault(route.key)
+        if not fault and self._listening.get(route.key) != route.address:
             await self._until_listening(route.address)
+            self._listening[route.key] = route.address
         return fault
 
     async def withdraw(self, key: str) -> None:
         """Listen for a replica no more; what is connected may finish."""
         self._tables.remove(LISTENER, key)
         self._tables.remove(CLUSTER, key)
+        self._listening.pop(key, None)
         self._server.wake()
 
     async def is_ready(self) -> bool:

@@ -31,7 +31,13 @@ CLIENTS_KEPT = 10_000
 """Clients of one deployment whose rate is remembered; each costs about a kilobyte."""
 
 SHED_FLAG = "UO"
-"""Envoy's flag for a request that a version's limit turned away; the version did not fail it."""
+"""Envoy's flag for an attempt that a limit did not allow, the first one or another one."""
+
+SHED_HEADER, SHED_VALUE = "x-modelplane-shed", "1"
+"""Header of the gateway's own answer to a request that a version's limit turned away.
+
+Taken from what model servers answer.
+"""
 
 _OVERLOAD_RETRY_S = 1
 _STATS_PREFIX = "rate"
@@ -149,7 +155,7 @@ def refusals(problem: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
             "body_format_override": problem(
                 "this version has as many requests in flight as it takes; try again"
             ),
-            "headers_to_add": [_retry_after(_OVERLOAD_RETRY_S)],
+            "headers_to_add": [_retry_after(_OVERLOAD_RETRY_S), _set(SHED_HEADER, SHED_VALUE)],
         },
         {
             "filter": _status(429),
@@ -209,10 +215,12 @@ def outlier_detection(limits: Limits) -> dict[str, Any]:
 
 
 def _retry_after(seconds: int) -> dict[str, Any]:
-    return {
-        "header": {"key": "retry-after", "value": str(max(1, seconds))},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-    }
+    return _set("retry-after", str(max(1, seconds)))
+
+
+def _set(name: str, value: str) -> dict[str, Any]:
+    header = {"key": name, "value": value}
+    return {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
 def _duration(seconds: float) -> dict[str, int]:

@@ -18,6 +18,7 @@ from modelplane.adapters.proxy.clusters import (
     compile_cluster,
     compile_endpoints,
 )
+from modelplane.adapters.proxy.limits import SHED_HEADER
 from modelplane.adapters.proxy.remotes import compile_remote
 from modelplane.adapters.proxy.routes import header, virtual_host
 from modelplane.adapters.proxy.script import USER_HEADER
@@ -100,6 +101,7 @@ def _scope(plan: RoutePlan) -> Any:
             "name": plan.deployment,
             "virtual_hosts": [virtual_host(plan)],
             "request_headers_to_remove": [PATH_HEADER, USER_HEADER, VERSION_HEADER],
+            "response_headers_to_remove": [SHED_HEADER],
             "response_headers_to_add": [
                 header(VERSION_HEADER, f"%METADATA(UPSTREAM_HOST:{METADATA_NAMESPACE}:version)%"),
                 header(

@@ -27,7 +27,7 @@ from envoy.extensions.access_loggers.stats.v3 import stats_pb2
 from google.protobuf import any_pb2
 
 from modelplane.adapters.proxy.bootstrap import CONTROL_PLANE_CLUSTER, STATS_PREFIX
-from modelplane.adapters.proxy.limits import SHED_FLAG
+from modelplane.adapters.proxy.limits import SHED_FLAG, SHED_HEADER, SHED_VALUE
 from modelplane.adapters.proxy.script import MAX_SLICE_NAMES, USER_NAMESPACE, slice_name
 from modelplane.adapters.proxy.shadows import COPY_HEADER
 from modelplane.adapters.proxy.xds import pack
@@ -37,7 +37,7 @@ from modelplane.ports.proxy import LatencyBin, SliceCounts, TrafficReading, Vari
 # Names of deployments and replicas may hold dots; none may hold a bar.
 _SEPARATOR = ".|"
 _ASSIGNED, _RULE, _SERVED, _REPLICA = "a", "u", "s", "r"
-_CODE, _FLAGS, _TRIES, _SLICE = "c", "f", "n", "p"
+_CODE, _FLAGS, _TRIES, _SLICE, _SHED = "c", "f", "n", "p", "o"
 _HOST = "%METADATA(UPSTREAM_HOST:mp:{})%"
 _ABSENT = ("", "-")
 _VARIANT = [(_ASSIGNED, "%UPSTREAM_CLUSTER%"), (_RULE, "%ROUTE_NAME%")]
@@ -47,6 +47,7 @@ _OUTCOME = [
     (_FLAGS, "%RESPONSE_FLAGS%"),
     (_TRIES, "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
 ]
+_SHED_TAG = (_SHED, f"%RESP({SHED_HEADER})%")
 
 PATIENCE_S = 1
 """How long a client must have waited before giving up counts as a request without an answer."""
@@ -70,7 +71,7 @@ def request_logs() -> list[dict[str, Any]]:
     """Return the access loggers that count finished requests and measure the answered ones."""
     slices = (f"%DYNAMIC_METADATA({USER_NAMESPACE}:slice{n + 1})%" for n in range(MAX_SLICE_NAMES))
     duration = {
-        "stat": {"name": "us", "tags": _tags(*_VARIANT, *_OUTCOME[:-1])},
+        "stat": {"name": "us", "tags": _tags(*_VARIANT, *_OUTCOME, _SHED_TAG)},
         "unit": "Microseconds",
         "value_format": "%COMMON_DURATION(DS_RX_END:DS_TX_END:us)%",
     }
@@ -89,10 +90,13 @@ def request_logs() -> list[dict[str, Any]]:
         }
     }
     return [
-        _counting("counts", _counter("rq", *_VARIANT, *_OUTCOME)),
+        _counting("counts", _counter("rq", *_VARIANT, *_OUTCOME, _SHED_TAG)),
         _counting(
             "slices",
-            *(_counter("part", *_VARIANT, *_OUTCOME, (_SLICE, value)) for value in slices),
+            *(
+                _counter("part", *_VARIANT, *_OUTCOME, _SHED_TAG, (_SLICE, value))
+                for value in slices
+            ),
             only=sliced,
         ),
         _counting(
@@ -277,9 +281,11 @@ def _outcome(tags: Mapping[str, str]) -> tuple[bool, bool, bool]:
 
 def _count_attempt(tallies: Mapping[str, _Tally], tags: Mapping[str, str], count: int) -> None:
     """Add attempts to the replica, when it is one of the variant the request was assigned to."""
-    if tags[_SERVED] != tags[_ASSIGNED] or not tags[_REPLICA] or _turned_away(tags):
+    if tags[_SERVED] != tags[_ASSIGNED] or not tags[_REPLICA]:
         return
     code, flags = int(tags[_CODE]), set(tags[_FLAGS].split(","))
+    if SHED_FLAG in flags:
+        return  # it was not sent
     if code == 0 and flags == _NO_FLAG:
         return  # no answer and no fault: the client gave it up
     tally = tallies[_variant(tags)]
@@ -308,10 +314,11 @@ def _failed(code: int, flags: Set[str]) -> bool:
 def _turned_away(tags: Mapping[str, str]) -> bool:
     """Whether the gateway refused a request by itself, which says nothing of the variant.
 
-    A limit was reached, the request was too large, or its token was none.
+    A limit was reached, the request was too large, or its token was none. Envoy's flag for the
+    first does not serve here: a failed attempt that may not be repeated has it as well.
     """
-    if SHED_FLAG in tags.get(_FLAGS, "").split(","):
-        return True
+    if tags.get(_SHED) == SHED_VALUE:
+        return int(tags[_TRIES]) <= 1
     return not tags.get(_SERVED) and 400 <= int(tags.get(_CODE, 0)) < 500
 
 
