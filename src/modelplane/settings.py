@@ -64,8 +64,8 @@ class Settings(BaseSettings):
         default=3600.0,
         ge=60,
         le=30 * 86_400,
-        description="Life of the certificates of mutual TLS, seconds; they are renewed at half of "
-        "it, so traffic outlives an absence of the control plane of half of it.",
+        description="Life of the certificates of mutual TLS, seconds; renewed at about half of it, "
+        "so traffic outlives an absence of the control plane of two fifths of it.",
     )
     gateway_threads: int = Field(default=1, ge=1, le=64, description="Worker threads per Envoy.")
     job_slots: int | None = Field(

@@ -301,9 +301,6 @@ class FakeInbound:
     async def withdraw(self, key: str) -> None:
         self.routes.pop(key, None)
 
-    async def is_ready(self) -> bool:
-        return self.serving
-
 
 class World:
     """One machine, one control plane, and agents on it, one after the other."""

@@ -118,6 +118,17 @@ async def test_explain_tells_what_the_gateway_refused() -> None:
         assert "refused these routes and keeps the ones before: unknown function" in notes[0]
 
 
+async def test_a_split_that_no_gateway_can_follow_is_told() -> None:
+    async with make_world() as world:
+        alone = variant(A, "1.0.0", "stable").model_copy(update={"endpoints": ()})
+        await put(world, split(variants=(alone,)))
+        answer = await world.call("POST", "/model-deployments/fraud:explain", {})
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert "no endpoint" in answer.json()["detail"]
+        flag = await evaluate(world, "fraud")
+        assert (flag.status_code, flag.json()["errorCode"]) == (400, "GENERAL")
+
+
 async def test_the_client_asks_and_reads_the_answer() -> None:
     async with make_world() as world, serve(world) as url:
         await put(world, split())
@@ -230,6 +241,27 @@ async def test_ofrep_errors_have_the_protocols_shape() -> None:
         assert (broken.status_code, broken.json()["errorCode"]) == (400, "INVALID_CONTEXT")
         nobody = await evaluate(world, "fraud", headers={"authorization": "Bearer no"})
         assert nobody.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("context", "status"),
+    [
+        pytest.param({"targetingKey": "u" * 2000}, 400, id="a key beyond what explain takes"),
+        pytest.param({"targetingKey": "u", "input.amount": 10**400}, 200, id="a huge input"),
+        pytest.param({"targetingKey": "u", "age": 10**400}, 200, id="a huge attribute"),
+        pytest.param({"targetingKey": "u", "age": 10**4299}, 200, id="one of 4300 digits"),
+        pytest.param({"targetingKey": "", "plan": "pro"}, 200, id="an empty key"),
+        pytest.param({"targetingKey": "u", "input.": 1}, 200, id="an input without a name"),
+        pytest.param({"targetingKey": "\u6771\u00a0"}, 200, id="unicode"),
+    ],
+)
+async def test_no_context_is_an_error_of_the_server(context: Any, status: int) -> None:
+    async with make_world() as world:
+        await put(world, split())
+        for key in ("fraud", ""):
+            answer = await evaluate(world, key, context)
+            wanted = status if key or answer.status_code == 400 else 200
+            assert answer.status_code == wanted, answer.text[:300]
 
 
 async def test_all_flags_come_with_a_tag_that_says_whether_they_changed() -> None:

@@ -108,6 +108,7 @@ def test_mirrors_are_told() -> None:
 @pytest.mark.parametrize(
     ("cookie", "user"),
     [
+        ("uid=ana\u00a0; other=1", "ana\u00a0"),
         ("uid=a", "a"),
         ("x=1; uid=a b ; uid=c", "a b"),
         ("uid=; uid=c", "c"),

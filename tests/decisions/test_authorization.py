@@ -67,6 +67,7 @@ list watch         placed                      -          -         -         - 
 upload download    Artifact                    -          -         -         -        yes
 status             Job Replica TrafficSplit    -          -         -         -        yes
 report             Telemetry                   -          -         -         -        yes
+get act            Certificate                 -          -         -         -        yes
 """
 """What each role may do; what stands nowhere is refused, and admin may do everything. ``low``
 means: in environments whose stage is development or staging."""

@@ -7,7 +7,6 @@ import contextlib
 import ssl
 import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from modelplane.adapters.clock import SystemClock
@@ -15,7 +14,6 @@ from modelplane.adapters.identity.authority import FolderAuthority
 from modelplane.adapters.identity.keys import EllipticKeys
 from modelplane.adapters.proxy.bootstrap import envoy_command, write_bootstrap
 from modelplane.adapters.proxy.inbound import EnvoyInbound, inbound_process
-from modelplane.decisions.identity import trust_domain_of
 from modelplane.decisions.routing import Endpoint
 from modelplane.ports.identity import Credentials, NewKey
 from modelplane.ports.inbound import InboundRoute
@@ -164,12 +162,3 @@ async def _ask(address: str, context: ssl.SSLContext | None) -> str:
     if not line:
         raise Refused("the connection was closed without an answer")
     return line.decode().strip()
-
-
-def domain(authority: FolderAuthority) -> str:
-    return trust_domain_of(credentials(authority, GATEWAY).identity)
-
-
-def written(path: Path) -> str:
-    """Return what all files below `path` hold, for searching."""
-    return "\n".join(f.read_text(errors="replace") for f in path.rglob("*") if f.is_file())

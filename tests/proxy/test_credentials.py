@@ -64,6 +64,7 @@ def test_only_the_public_parts_of_usable_keys_are_kept() -> None:
         key_set({"kty": "OKP", "crv": "Ed25519", "x": "short"}),
         key_set(*[EC.as_dict(private=False)] * 101),
     ],
+    ids=lambda text: f"{len(text)}-characters",
 )
 def test_what_holds_no_usable_key_is_refused(text: str) -> None:
     with pytest.raises(InvalidResource):

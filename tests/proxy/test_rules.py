@@ -338,6 +338,30 @@ async def test_inner_headers_of_clients_are_dropped(running: Gateway) -> None:
     assert not [name for name in seen if name.startswith("x-modelplane-")]
 
 
+async def test_inner_headers_are_dropped_in_any_spelling(running: Gateway) -> None:
+    servers = await replicas(running, "spelt")
+    await publish(running, ruled_plan("spelt", replicas=servers, rules=(rule("spelt"),)))
+    spellings = ["x_modelplane_compare", "x-modelplane_copy", "X_Modelplane-User"]
+    forged = [(name, "1") for name in spellings]
+    kept = [("x-user-region", "west"), ("x_other", "2")]
+    async with Connection(running.config.port) as connection:
+        answer = await connection.post("/v2/models/spelt/infer", b"{}", [*forged, *kept])
+    assert answer.status == 200
+    seen = servers["a"].requests[-1][2]
+    assert not [name for name in seen if "modelplane" in name]
+    assert [seen[name] for name, _ in kept] == [value for _, value in kept]
+
+
+async def test_a_path_that_a_proxy_before_noted_misleads_nobody(running: Gateway) -> None:
+    servers = await replicas(running, "noted")
+    await publish(running, ruled_plan("noted", replicas=servers, rules=(rule("noted"),)))
+    async with Connection(running.config.port) as connection:
+        for path in ("/api/noted/infer", "/v2/models/another", "/v2/health/live"):
+            noted = [("x-envoy-original-path", path)]
+            answer = await connection.post("/v2/models/noted/infer", b"{}", noted)
+            assert (answer.status, answer.served) == (200, STABLE), path
+
+
 async def test_copies_go_to_a_shadow_and_its_answers_to_nobody(running: Gateway) -> None:
     servers = await replicas(running, "copied", "ab")
     everybody = rule("copied", mirrors=(Mirror("copied.b", 10_000),))

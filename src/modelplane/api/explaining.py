@@ -33,13 +33,16 @@ from modelplane.resources.traffic_split import TrafficSplit
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _NO_TEXT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
+MAX_USER_CHARS = 1000
+"""Of the user in a question; gateways take longer ones."""
+
 
 class ExplainRequest(Part):
     """A request as somebody would send it."""
 
     user: str | None = Field(
         default=None,
-        max_length=1000,
+        max_length=MAX_USER_CHARS,
         description="What tells the user apart: the value of the deployment's user header or "
         "cookie.",
     )
@@ -102,8 +105,21 @@ async def load_split(store: Store, name: str, environment: str) -> TrafficSplit:
 def explain_split(
     split: TrafficSplit, asked: ExplainRequest, notes: tuple[str, ...] = ()
 ) -> Explanation:
-    """Return which version a request meets under `split`; raises `InvalidResource`."""
-    plan = plan_route(split)
+    """Return which version a request meets under `split`.
+
+    Raises
+    ------
+    InvalidResource
+        The request is none.
+    Conflict
+        No gateway can do what the split says.
+    """
+    try:
+        plan = plan_route(split)
+    except ValueError as error:
+        raise Conflict(
+            f"no gateway can do what the split of {split.spec.deployment} says: {error}"
+        ) from error
     facts = facts_of(plan, asked)
     user = asked.user if asked.user is not None else find_user(plan, facts)
     status, generation = split.status, split.metadata.generation

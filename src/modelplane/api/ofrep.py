@@ -19,10 +19,10 @@ from starlette.responses import Response
 
 from modelplane.api.access import Context, context_of
 from modelplane.api.answers import JSON, json_response
-from modelplane.api.explaining import ExplainRequest, explain_split
+from modelplane.api.explaining import MAX_USER_CHARS, ExplainRequest, explain_split
 from modelplane.api.routes import Routes
 from modelplane.decisions.assignment import Explanation
-from modelplane.errors import InvalidResource
+from modelplane.errors import Conflict, InvalidResource
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
 from modelplane.resources.traffic_split import DEFAULT_RULE, TrafficSplit
 
@@ -130,18 +130,29 @@ async def _read_context(context: Context, request: Request) -> ExplainRequest:
         words = f"context must be an object of at most {_MAX_ATTRIBUTES} attributes"
         raise _BadContext("INVALID_CONTEXT", words)
     user = given.get(_TARGETING_KEY)
-    if user is not None and not isinstance(user, str):
-        raise _BadContext("INVALID_CONTEXT", "targetingKey must be text")
+    if user is not None and not (isinstance(user, str) and len(user) <= MAX_USER_CHARS):
+        words = f"targetingKey must be text of at most {MAX_USER_CHARS} characters"
+        raise _BadContext("INVALID_CONTEXT", words)
     headers: dict[str, str] = {}
     inputs: dict[str, bool | float | str | None] = {}
     for name, value in given.items():
         if not isinstance(value, str | bool | int | float) or name == _TARGETING_KEY:
             continue
         if name.startswith(_INPUT):
-            inputs[name.removeprefix(_INPUT)] = value
+            inputs[name.removeprefix(_INPUT)] = _as_input(value)
         elif _ATTRIBUTE.fullmatch(name.lower()):
             headers[f"x-user-{name.lower().replace('_', '-')}"] = _as_header(value)
     return ExplainRequest(user=user or None, headers=headers, inputs=inputs)
+
+
+def _as_input(value: str | bool | float) -> str | bool | float | None:
+    """Return what the gateway reads of a field; a number that is no double is missing there."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return None
+    return value
 
 
 def _as_header(value: str | bool | float) -> str:
@@ -155,8 +166,9 @@ def _tell(split: TrafficSplit, asked: ExplainRequest) -> dict[str, Any]:
     key = split.spec.deployment
     try:
         found = explain_split(split, asked)
-    except (InvalidResource, ValueError) as error:
-        return {"key": key, "errorCode": "INVALID_CONTEXT", "errorDetails": str(error)[:500]}
+    except (InvalidResource, Conflict) as error:
+        code = "INVALID_CONTEXT" if isinstance(error, InvalidResource) else "GENERAL"
+        return {"key": key, "errorCode": code, "errorDetails": str(error)[:500]}
     if found.version is None:
         details = "the version depends on the user: give context.targetingKey"
         return {"key": key, "errorCode": "TARGETING_KEY_MISSING", "errorDetails": details}

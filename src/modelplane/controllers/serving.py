@@ -18,8 +18,8 @@ from modelplane.decisions.serving import (
     Step,
     move_serving,
     mover_of,
+    present_state,
     recorded_state,
-    state_after,
     unrecorded_steps,
 )
 from modelplane.ports.clock import Clock
@@ -90,7 +90,7 @@ class ServingController:
         name = deployment.status.rollout
         latest = await self._store.find(Rollout, name, place.environment) if name else None
         models = await self._load_models(deployment, [latest] if latest else [])
-        return recorded_state(models, place) == state_after(latest)
+        return recorded_state(models, place) == present_state(deployment, latest)
 
     async def _load_models(
         self, deployment: ModelDeployment | None, rollouts: Sequence[Rollout]

@@ -111,11 +111,13 @@ def read_many(
 ) -> list[EvidenceReading]:
     """Read all evidence together; one entry for each rollout."""
     outcomes, latencies, betas, rows = [], [], [], []
+    # Rollouts often share their settings.
+    judged = {key: _judged_rows(one) for key, one in {id(s): s for s in settings}.items()}
     for state, one in zip(states, settings, strict=True):
         for metric in state.metrics:
             if metric.name == LATENCY:
                 latencies.append(metric)
-                rows.append(_judged_rows(one))
+                rows.append(judged[id(one)])
             else:
                 outcomes.append(metric)
                 betas.append(one.beta)

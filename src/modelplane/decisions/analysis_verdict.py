@@ -65,7 +65,10 @@ def judge_many(
     now
         The time, against which the age of the counts is measured.
     """
-    declared = {id(one): {m.name: m for m in one.judged_metrics()} for one in settings}
+    declared = {
+        key: {metric.name: metric for metric in one.judged_metrics()}
+        for key, one in {id(one): one for one in settings}.items()
+    }
     return [
         _Case(state, one, declared[id(one)], reading, now).verdict()
         for state, one, reading in zip(states, settings, read_many(states, settings), strict=True)

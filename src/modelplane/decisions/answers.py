@@ -63,7 +63,7 @@ def compare_answers(
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in theirs or name not in ours:
             which = "is missing" if name in ours else "is not in the reference"
-            size = len(_flat((ours.get(name) or theirs[name]).get("data")))
+            size = len(_flat((ours if name in ours else theirs)[name].get("data")))
             found.append(Difference(name, which, max(1, size)))
             continue
         found += _compare_outputs(name, (ours[name], theirs[name]), tolerance, sides)

@@ -30,6 +30,8 @@ VERSION_HEADER = "x-modelplane-version"
 MAX_COOKIE_BYTES = 256
 """A longer value of the cookie that tells users apart is not taken."""
 
+_BLANK = " \t"  # and nothing else that Unicode calls a space: the gateway compares bytes
+
 AssignmentReason = Literal["header", "refused", "only-version", "user", "random"]
 
 
@@ -136,9 +138,9 @@ def find_user(plan: RoutePlan, facts: RequestFacts) -> str | None:
     if not plan.sticky_cookie:
         return facts.headers.get(plan.sticky_header)
     for pair in facts.headers.get("cookie", "").split(";"):
-        name, found, value = pair.strip().partition("=")
-        value = value.strip()
-        ours = found and name.strip() == plan.sticky_cookie
+        name, found, value = pair.partition("=")
+        value = value.strip(_BLANK)
+        ours = found and name.strip(_BLANK) == plan.sticky_cookie
         if ours and value and len(value.encode()) <= MAX_COOKIE_BYTES:
             return value
     return None

@@ -81,13 +81,15 @@ def promoted(
     status: RolloutStatus,
     others: Sequence[Rollout] = (),
     *,
+    is_awaited: bool = False,
     now: datetime,
 ) -> ModelDeployment:
     """Return the deployment after `rollout` was promoted with `status`.
 
     Its candidate is stable and declared; after a blue/green switch what was stable stays warm.
     A rollout of a lane becomes the deployment's own latest one, unless one of `others` is that
-    and has still to end.
+    and has still to end. What is declared stays where it `is_awaited`: a promotion of the
+    deployment's own is still on its way to it.
     """
     blue_green = status.strategy.blue_green if status.strategy is not None else None
     before, warm = rollout.spec.stable, None
@@ -99,6 +101,8 @@ def promoted(
         return serving
     if all(other.spec.lane or other.finished for other in others):
         serving = serving.with_status(rollout=rollout.metadata.name)
+    if is_awaited:
+        return serving
     return serving.with_spec(version=rollout.spec.candidate.version)
 
 
@@ -230,6 +234,8 @@ def _decide_before_traffic(moment: Moment) -> RolloutDecision:
     if spec.stable is None:
         message = "first deployment: ready, and the smoke prediction did not fail"
         return moment.finish(Verdict.PROMOTE, Reason.FIRST_DEPLOYMENT, message)
+    if spec.paused and not by_hand:
+        return moment.hold(Reason.PAUSED, "paused by hand", phase="Deploying")
     if observed.restores_warm:
         message = "what served before is still warm: all traffic switched back to it"
         return moment.finish(Verdict.PROMOTE, Reason.STILL_WARM, message)
@@ -238,8 +244,6 @@ def _decide_before_traffic(moment: Moment) -> RolloutDecision:
         return moment.finish(Verdict.PROMOTE, Reason.ALL_AT_ONCE, message)
     if by_hand:
         return moment.finish(Verdict.PROMOTE, Reason.PROMOTE_REQUESTED, _who(spec))
-    if spec.paused:
-        return moment.hold(Reason.PAUSED, "paused by hand", phase="Deploying")
     if strategy.blue_green is not None:
         return decide_blue_green(moment, strategy.blue_green)
     if strategy.shadow is not None:

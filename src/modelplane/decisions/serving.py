@@ -61,11 +61,16 @@ class Place:
     production: Collection[str] = ()
 
 
-def state_after(rollout: Rollout | None) -> tuple[Version, Version]:
-    """Return champion and challenger as the latest rollout of a deployment left them."""
-    if rollout is None:
-        return None, None
-    return _steps_of(rollout)[-1].state
+def present_state(
+    deployment: ModelDeployment, latest: Rollout | None
+) -> tuple[Version, Version]:
+    """Return champion and challenger of a deployment now.
+
+    The champion is what serves: that may have come by a traffic policy while the deployment's
+    own `latest` rollout, which tells the challenger, was under way.
+    """
+    challenger = _steps_of(latest)[-1].challenger if latest is not None else None
+    return _version(deployment.status.stable), challenger
 
 
 def recorded_state(models: Mapping[str, Model], place: Place) -> tuple[Version, Version]:

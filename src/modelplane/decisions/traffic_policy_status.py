@@ -25,6 +25,7 @@ from modelplane.resources.traffic_split import TrafficSplit
 GATEWAY_REFUSED = "GatewayRefused"
 _REFUSED = frozenset({"Refused", "Rejected", "Expired"})
 _SERVES = "Serving"
+_REPLACED = "Superseded"
 
 
 def decide_status(
@@ -89,7 +90,11 @@ def _arm(
         message = f"{version} serves everybody"
         return arm.with_(rollout=name or "", phase=_SERVES, message=message)
     if promotion is None:
-        return arm
+        if known is None or known.phase not in {_SERVES, _REPLACED}:
+            return arm
+        # It served when the policy was applied, so nothing was promoted, and nothing follows.
+        message = f"{version} serves no more; apply the policy again to bring it back"
+        return arm.with_(phase=_REPLACED, message=message)
     if rollout is None:
         status = promotion.status
         return arm.with_(phase=status.phase, message=status.message)

@@ -57,9 +57,6 @@ class InboundProxy(Protocol):
     async def withdraw(self, key: str) -> None:
         """Listen for a replica no more; what is connected may finish; unknown: nothing."""
 
-    async def is_ready(self) -> bool:
-        """Whether the proxy process answers and is connected."""
-
 
 class InboundFactory(Protocol):
     """Makes the inbound proxy of an environment."""

@@ -32,6 +32,7 @@ LISTENER_NAME = "inference"
 
 _ADS = {"resource_api_version": "V3", "ads": {}}
 _PROBLEM_JSON = "application/problem+json"
+_ORIGINAL_PATH = "x-envoy-original-path"
 
 
 def listener(config: GatewayConfig) -> XdsResource:
@@ -100,16 +101,23 @@ def _scoped_routes() -> dict[str, Any]:
 def _inner_headers(config: GatewayConfig) -> dict[str, Any]:
     """Return the extension that sets the inner headers, whatever a client sent under their names.
 
+    Their names with underscores are dropped too, since to many model servers they are the same.
+    So is the path that a proxy before this one may have noted: Envoy would believe it more than
+    the path.
+
     The scope key needs a path without query: ``:path`` itself would do, but a query would become
     part of the last fragment. The slashes at the end give short paths such as ``/v2`` the
     fragments they lack.
     """
+    ours = (USER_HEADER, COMPARE_HEADER, COPY_HEADER, *tokens.claim_headers(config.jwt))
+    removed = [{"remove": name} for name in (_ORIGINAL_PATH, *ours)]
+    names = "(modelplane|user)" if config.jwt else "modelplane"
+    misspelt = {"safe_regex": {"regex": f"x_{names}[-_].*|x-{names}(_|-.*_).*"}}
     path = {
         "header": {"key": PATH_HEADER, "value": "%PATH(NQ)%//"},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
-    ours = (USER_HEADER, COMPARE_HEADER, COPY_HEADER, *tokens.claim_headers(config.jwt))
-    mutations = [{"append": path}, *({"remove": name} for name in ours)]
+    mutations = [*removed, {"remove_on_match": {"key_matcher": misspelt}}, {"append": path}]
     return {
         "name": "inner-headers",
         "typed_config": pack(header_mutation_pb2.HeaderMutation(mutations=mutations)),
