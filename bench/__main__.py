@@ -24,6 +24,7 @@ MEASUREMENTS = {
     "serving": "Our model server against MLServer and KServe's",
     "store_writes": "Audited writes",
     "analysis_tick": "One analysis tick of 1,000 rollouts with 5 metrics",
+    "analysis_slices": "Harm to one part of the users: found by the parts, and by the whole alone",
     "canary_table": "Simulated canaries: ours against fixed thresholds and Kayenta's test",
     "registry_lists": "Lists and searches of 10,000 versions and 500 deployments",
     "mlflow_registry": "Registry calls of MLflow users: modelplane against mlflow server",

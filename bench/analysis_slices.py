@@ -81,7 +81,7 @@ def _counted(state: SequentialState) -> Array:
     return values
 
 
-def run(runs: int = 200) -> dict[str, Any]:
+def run(runs: int = 100) -> dict[str, Any]:
     """Simulate a harmed part and a healthy candidate.
 
     Returns

@@ -1,4 +1,6 @@
-"""Runs the tests: the fast set, the slow ones, then the end-to-end set one by one.
+"""Runs the tests: the fast set, the slow ones, then the end-to-end set.
+
+Those that judge traffic run one by one, so that nothing else takes the processor from them.
 
 Called by `make test`. Says plainly what is skipped and how to get it; with CI=true nothing may
 be skipped, so a skipped test fails the run.
@@ -33,8 +35,9 @@ def main() -> int:
     if "--fast" in sys.argv[1:]:
         return fast
     slow = _run("slow tests", "-m", "slow and not e2e", *parallel)
-    end_to_end = _run("end-to-end tests", "-m", "e2e", "--durations=10")
-    return fast or slow or end_to_end
+    beside = _run("end-to-end tests beside each other", "-m", "e2e and beside", *parallel)
+    alone = _run("end-to-end tests one by one", "-m", "e2e and not beside", "--durations=10")
+    return fast or slow or beside or alone
 
 
 if __name__ == "__main__":

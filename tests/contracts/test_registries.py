@@ -128,7 +128,7 @@ def server() -> Iterator[MlflowServer]:
     loop_scope="module",
     params=[
         "fake",
-        pytest.param("mlflow", marks=[pytest.mark.e2e, pytest.mark.slow]),
+        pytest.param("mlflow", marks=[pytest.mark.e2e, pytest.mark.beside, pytest.mark.slow]),
     ],
 )
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:

@@ -11,6 +11,7 @@ from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.controllers.analysis import AnalysisController
 from modelplane.decisions.judgements import read_judgement
 from modelplane.decisions.traffic import rule_name
+from modelplane.ports.store import Transaction
 from modelplane.resources.rollout import Judgement
 from modelplane.resources.strategy import (
     Analysis,
@@ -22,13 +23,13 @@ from modelplane.resources.strategy import (
     Strategy,
 )
 from modelplane.resources.telemetry import SliceSample, TelemetryBatch, VariantSample
-from tests.controllers.plane import Plane, open_plane, revision
+from tests.controllers.plane import ANA, Plane, open_plane, revision
 
 pytestmark = pytest.mark.slow
 
 V1, V2 = revision("1.0.0"), revision("2.0.0")
 ERRORS = (MetricRule(name="errors"),)
-WEST = "user.region == 'west'"
+WEST, EAST = "user.region == 'west'", "user.region == 'east'"
 STABLE, CANDIDATE = V1.short, V2.short
 
 
@@ -120,6 +121,46 @@ async def test_a_candidate_under_a_predicate_is_judged_by_its_own_users(tmp_path
         errors = judgement.metrics[0]
         assert errors.stable == 0
         assert errors.candidate == pytest.approx(0.25)
+
+
+async def test_a_predicate_that_is_edited_begins_anew_among_its_users(tmp_path: Path) -> None:
+    """What was learned from the users before lets nothing grow, and promotes nothing."""
+    canary = CanaryStrategy(
+        predicate=WEST, steps=(5, 20), analysis=Analysis(metrics=ERRORS, interval_s=1), min_bake_s=0
+    )
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start(Strategy(canary=canary))
+        for _ in range(60):
+            rule = rule_name(WEST)
+            samples = sample(STABLE, 900, rule=rule), sample(CANDIDATE, 100, rule=rule)
+            await bench.second(sample(STABLE, 9000), *samples, judged=True)
+            if (await plane.rollout()).status.weight_pct == 20:
+                break
+        before = await plane.rollout()
+        assert before.status.weight_pct == 20
+        assert (await bench.judgement()).candidate_requests > 0
+
+        edit = Transaction(ANA)
+        edited_strategy = Strategy(canary=canary.with_(predicate=EAST))
+        edit.update((await plane.deployment()).with_spec(strategy=edited_strategy))
+        await plane.store.commit(edit)
+        await plane.settle()
+        edited = await plane.rollout()
+        assert (edited.status.weight_pct, edited.status.reason) == (5, "WaitingForTraffic")
+        assert edited.status.step_id == before.status.step_id + 1
+        # Requests of before that arrive late, and many of others, say nothing of these users.
+        for _ in range(20):
+            late = sample(CANDIDATE, 1000, rule=rule_name(WEST))
+            few = (
+                sample(STABLE, 5, rule=rule_name(EAST)),
+                sample(CANDIDATE, 1, rule=rule_name(EAST)),
+            )
+            await bench.second(sample(STABLE, 9000), late, *few, judged=True)
+        judgement = await bench.judgement()
+        assert judgement.candidate_requests == 20
+        assert not judgement.passes
+        assert (await plane.rollout()).status.weight_pct == 5
 
 
 async def test_parts_of_the_users_are_judged_and_shown(tmp_path: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from modelplane.controllers.rollout import RolloutController
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata
-from modelplane.resources.model_deployment import Lane
+from modelplane.resources.model import Model
+from modelplane.resources.model_deployment import Lane, ModelDeployment
 from modelplane.resources.promotion import Promotion, PromotionSpec
 from modelplane.resources.revision import Revision
 from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.strategy import Strategy
 from modelplane.resources.traffic_policy import TrafficPolicy, TrafficPolicySpec
-from tests.controllers.plane import ANA, Plane, open_plane
+from tests.controllers.plane import ANA, Plane, open_plane, revision
 from tests.decisions.worlds import V1, V2, V3
 
 CANARY = Strategy.model_validate({"canary": {"steps": [10], "minBake": 0}})
@@ -148,3 +152,85 @@ async def test_the_own_rollout_ends_too_when_a_policy_s_is_promoted(tmp_path: Pa
             "1.0.0": "Promoted", "2.0.0": "Promoted", "3.0.0": "Superseded",
         }  # fmt: skip
         assert await plane.shares() == {"2.0.0": 100.0}
+
+
+async def test_a_policy_s_champion_is_recorded_though_the_own_rollout_never_had_traffic(
+    tmp_path: Path,
+) -> None:
+    async with open_plane(tmp_path) as plane:
+        await plane.declare(CANARY)
+        await plane.promote(V1)
+        await plane.settle()
+        await plane.promote(V3)
+        await plane.settle()
+        await promote_in_lane(plane, V2, "west")
+        await plane.settle()
+        await _pause(plane, "3.0.0")
+        await judge(plane, "2.0.0", passes=True)
+        await plane.settle()
+        plane.clock.step(60)
+        await judge(plane, "2.0.0", passes=True)
+        await plane.settle()
+        assert (await plane.deployment()).status.stable == V2
+        model = await plane.store.get(Model, "delay")
+        assert [(s.champion, s.challenger) for s in model.status.serving] == [("2.0.0", None)]
+
+
+async def test_what_is_declared_stays_while_the_own_promotion_waits(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        await with_two_lanes(plane)
+        await _wait_for_approval(plane, "9.0.0")
+        plane.clock.step(60)
+        await judge(plane, "2.0.0", passes=True)
+        rollouts = next(r for r in plane.reconcilers if isinstance(r, RolloutController))
+        for _ in range(3):
+            await rollouts.reconcile((await plane.deployment()).key)
+        deployment = await plane.deployment()
+        assert deployment.status.stable == V2
+        assert deployment.spec.version == "9.0.0"
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["deleted", "made anew"])
+async def test_nothing_of_a_deleted_deployment_runs_on(tmp_path: Path, anew: bool) -> None:
+    async with open_plane(tmp_path) as plane:
+        await with_two_lanes(plane)
+        before = await plane.deployment()
+        transaction = Transaction(ANA)
+        transaction.delete(before)
+        await plane.store.commit(transaction)
+        if anew:
+            transaction = Transaction(ANA)
+            made = ModelDeployment(
+                metadata=Metadata(name="delay", environment="production"), spec=before.spec
+            )
+            transaction.create(made.with_status(promotions=9, rollouts=9))
+            await plane.store.commit(transaction)
+        await plane.settle()
+        rollouts, _ = await plane.store.list(Rollout)
+        assert [r.metadata.name for r in rollouts if not r.finished] == []
+        assert {r.status.weight_pct for r in rollouts if r.status.reason == "Deleted"} == {0}
+        assert anew or await plane.replicas() == {}, "what serves stays until something else can"
+
+
+async def _pause(plane: Plane, version: str) -> None:
+    """Have the running rollout of `version` wait, as if it had never had traffic."""
+    rollouts, _ = await plane.store.list(Rollout)
+    (rollout,) = [r for r in rollouts if r.spec.candidate.version == version and not r.finished]
+    status = rollout.status.with_(
+        phase="Deploying", weight_pct=0.0, step_id=0, steps=(), ramp_started_at=None
+    )
+    transaction = Transaction(ANA)
+    transaction.update(rollout.with_spec(paused=True).with_(status=status))
+    await plane.store.commit(transaction)
+
+
+async def _wait_for_approval(plane: Plane, version: str) -> None:
+    """Declare another version, whose promotion nobody has approved yet."""
+    await plane.promote(revision(version))
+    deployment = await plane.deployment()
+    name = deployment.status.promotion or ""
+    promotion = await plane.store.get(Promotion, name, "production")
+    transaction = Transaction(ANA)
+    transaction.update(promotion.with_status(phase="AwaitingApproval"))
+    transaction.update(deployment.with_spec(version=version))
+    await plane.store.commit(transaction)

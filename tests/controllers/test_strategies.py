@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from modelplane.decisions.admission import Asked
+from modelplane.decisions.agent_routing import plan_route
+from modelplane.decisions.assignment import VERSION_HEADER, assign
 from modelplane.decisions.promotion_sources import admit_undo
+from modelplane.decisions.routing import OVERRIDE_RULE
+from modelplane.expressions.predicates import RequestFacts
 from modelplane.ports.promotion_guards import Policies, load_guards
 from modelplane.ports.situations import write_admission
 from modelplane.ports.store import Transaction
@@ -149,6 +153,32 @@ async def test_blue_green_switches_whole_and_undo_switches_back_at_once(tmp_path
         warm = (await plane.deployment()).status.warm
         assert warm is not None
         assert warm.revision.version == "2.0.0"
+
+
+async def test_testers_meet_the_new_set_by_header_before_the_switch_and_nobody_else(
+    tmp_path: Path,
+) -> None:
+    preview = BlueGreenStrategy(keep_warm_s=600, preview_s=60)
+    async with open_plane(tmp_path) as plane:
+        await serve(plane, Strategy(blue_green=preview), replicas=2)
+        transaction = Transaction(ANA)
+        transaction.update((await plane.deployment()).with_spec(allow_override=True))
+        await plane.store.commit(transaction)
+        await plane.promote(V2)
+        await plane.settle()
+        assert (await plane.rollout()).status.reason == "Preview"
+        assert await plane.shares() == {"1.0.0": 100, "2.0.0": 0}
+        assert await serving(plane) == {"1.0.0": 2, "2.0.0": 2}
+        plan = plan_route(await plane.store.get(TrafficSplit, "delay", "production"))
+        for user in (f"user-{number}" for number in range(100)):
+            headers = {"x-user-id": user}
+            assert assign(plan, RequestFacts(headers=headers)).version == "1.0.0"
+            asked = assign(plan, RequestFacts(headers=headers | {VERSION_HEADER: "2.0.0"}))
+            assert (asked.version, asked.rule) == ("2.0.0", OVERRIDE_RULE)
+        plane.clock.step(60)
+        await plane.take_lease()
+        await plane.settle()
+        assert await plane.shares() == {"2.0.0": 100}
 
 
 async def test_what_was_warm_goes_when_its_time_is_over(tmp_path: Path) -> None:

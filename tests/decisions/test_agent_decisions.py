@@ -147,10 +147,11 @@ def test_the_rest_of_the_split_is_carried_over() -> None:
         (variant("aaaa", 50, "stable"), variant("bbbb", 50, "stable")),
         (variant("aaaa", 60, "stable"), variant("bbbb", 60, "candidate")),
         (variant("aaaa", 90, "stable"), variant("bbbb", 10, "candidate", 0)),
+        (variant("aaaa", 100, "stable"), *[variant("bbbb", 0, "candidate")] * 2),
     ],
 )
 def test_what_cannot_be_served_is_refused(variants: tuple[SplitVariant, ...]) -> None:
-    with pytest.raises(ValueError, match=r"stable|100|endpoint"):
+    with pytest.raises(ValueError, match=r"stable|100|endpoint|one revision"):
         plan_route(split(*variants))
 
 

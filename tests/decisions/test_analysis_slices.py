@@ -228,17 +228,19 @@ class TestRules:
         own = tick_from_batch(batch, "d", "uid", "s", "c", rule="rule-1")
         assert (own.stable.requests, own.candidate.requests, own.step_id) == (30, 3, 2)
 
-    def test_copies_are_counted_without_a_rule(self) -> None:
+    def test_copies_of_everybody_are_made_under_every_rule(self) -> None:
         batch = self.batch(
             self.sample("s", "", 90), self.sample("s", "rule-1", 30),
             self.sample("s", "override", 7),
-            self.sample("c", "", 120, compared=20, different=3),
+            self.sample("c", "", 90, compared=15, different=3),
+            self.sample("c", "rule-1", 30, compared=5),
         )  # fmt: skip
         whole = tick_from_batch(batch, "d", "uid", "s", "c", is_mirrored=True)
         assert (whole.stable.requests, whole.candidate.requests) == (120, 120)
         assert whole.candidate.compared == Outcomes(20, 3)
         part = tick_from_batch(batch, "d", "uid", "s", "c", rule="rule-1", is_mirrored=True)
-        assert (part.stable.requests, part.candidate.requests) == (30, 120)
+        assert (part.stable.requests, part.candidate.requests) == (30, 30)
+        assert part.candidate.compared == Outcomes(5, 0)
 
     def test_slices_come_with_the_counts(self) -> None:
         west = {WEST: SliceSample(requests=4, failures=1)}

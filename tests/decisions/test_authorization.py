@@ -65,7 +65,7 @@ act                Delegation                  -          yes       -         - 
 act                Notification                -          -         yes       -        -
 list watch         placed                      -          -         -         -        yes
 upload download    Artifact                    -          -         -         -        yes
-status             Job Replica TrafficSplit    -          -         -         -        yes
+status             Job Replica TrafficSplit Environment  -          -         -         -        yes
 report             Telemetry                   -          -         -         -        yes
 get act            Certificate                 -          -         -         -        yes
 """

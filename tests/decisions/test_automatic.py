@@ -145,8 +145,9 @@ def test_only_newer_versions_and_never_twice(
     assert len({place for place, _ in found}) == len(found)
 
 
-def test_a_version_that_was_only_tested_still_comes() -> None:
-    tested = asked("2.0.0", automatic=False).with_status(reason="TestOver")
+@pytest.mark.parametrize("reason", ["TestOver", "ArmRemoved", "PolicyGone"])
+def test_a_version_of_which_nothing_was_said_still_comes(reason: str) -> None:
+    tested = asked("2.0.0", automatic=False).with_status(reason=reason)
     places = [serves("staging", "2.0.0"), serves("production", "1.0.0")]
     versions = pushed("1.0.0", "2.0.0")
     coming = steps(versions, places, (ONLY_PRODUCTION,), production=[tested])

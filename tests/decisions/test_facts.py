@@ -115,7 +115,13 @@ def test_every_value_has_a_declared_name_of_its_type() -> None:
     names = fact_names([pipeline()], ["flights"])
     made = version(datasets=[{"name": "flights", "rows": 3, "version": "1"}])
     found = build_facts(
-        made, model(), list(passed.results.items()), REQUEST, names, can_deploy=True, ab_verdict="pass"
+        made,
+        model(),
+        list(passed.results.items()),
+        REQUEST,
+        names,
+        can_deploy=True,
+        ab_verdict="pass",
     )
     types: dict[str, Any] = {
         "number": (int, float), "text": str, "truth": bool, "texts": dict, "numbers": dict,

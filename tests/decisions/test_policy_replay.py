@@ -92,7 +92,7 @@ def test_what_was_never_decided_or_went_back_is_left_out_and_counted() -> None:
 def asked_and(*answers: tuple[str, str]) -> tuple[Promotion, list[Approval]]:
     """A promotion whose approval was answered by these people."""
     by = guards(approval_policy(quorum=3), gates=PASSED, pipelines=[CHECKS])
-    decision = decide_promotion(promotion(), WORLD, None, None, guards=by, now=NOW)
+    decision = decide_promotion(promotion(), WORLD, None, (), guards=by, now=NOW)
     (approval,) = decision.create_approvals
     for who, said in answers:
         subject = Subject(name=who, groups=("leads",))
@@ -148,6 +148,6 @@ def test_what_would_be_allowed_is_what_deciding_anew_would_allow(names: set[str]
         known[name].with_(metadata=known[name].metadata.with_(name=name)) for name in sorted(names)
     ]
     by = guards(*proposed, gates=PASSED, pipelines=[CHECKS])
-    decision = decide_promotion(promotion(), WORLD, None, None, guards=by, now=NOW)
+    decision = decide_promotion(promotion(), WORLD, None, (), guards=by, now=NOW)
     allowed = decision.status.phase == "Approved"
     assert (outcome(ended("Done"), *proposed)[1] == "allowed") == allowed

@@ -269,6 +269,11 @@ class TestTraffic:
         assert len(found.latency_phi) == 3
         assert found.under_rule
 
+    def test_copies_are_no_further_requests(self) -> None:
+        batches = [batch(s, sample("s", 40), sample("copy", 40)) for s in range(1, 61)]
+        found = observe_traffic(batches, "d", "s", shadows={"copy"}, now=at(60))
+        assert found.request_rate_rps == pytest.approx(40)
+
     def test_only_the_last_minutes_make_the_rate(self) -> None:
         busy = [batch(s, sample("s", 100)) for s in range(1, 301)]
         quiet = [batch(s, sample("s", 10)) for s in range(301, 901)]

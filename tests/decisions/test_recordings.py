@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelplane.decisions.analysis import Outcomes, Tick, VersionCounts
+from modelplane.decisions.analysis import Outcomes, Tick, VersionCounts, settings_of
 from modelplane.decisions.analysis_replay import (
     RecordedRollout,
     judge_truth,
     replay,
     replay_all,
-    settings_of,
 )
 from modelplane.decisions.recordings import Recording, decode_ticks, encode_ticks, read_chunk
 from modelplane.errors import InvalidResource

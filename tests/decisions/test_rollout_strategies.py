@@ -58,6 +58,10 @@ HELD = Strategy(canary=CanaryStrategy(steps=(10.0,), holdback=Holdback(percentag
 ABN = Strategy(
     ab=AbStrategy(arms=(Arm(version="2.0.0", percentage=20), Arm(version="3", percentage=10)))
 )
+WESTERN = Strategy(
+    canary=CanaryStrategy(steps=(10.0,), predicate="user.region == 'west'", min_bake_s=0)
+)
+PASSED = {"judgement": judged(passes=True)}
 PROMOTE = RolloutRequest(action="promote", **ASKED)
 ROLL_BACK = RolloutRequest(action="rollback", **ASKED)
 BY_POLICY = ROLL_BACK.with_(subject="system:traffic-policy")
@@ -153,6 +157,21 @@ def outcome(decision: RolloutDecision) -> tuple[str, str]:
         (SHADOW, shadowing(mirror_pct=20.0), spec(), {}, "advance StrategyChanged"),
         (SHADOW, ramping(5.0), spec(), {}, "advance StrategyChanged"),
         (SHADOW, shadowing(), spec(request=PROMOTE), {}, "promote PromoteRequested"),
+        # a predicate that was edited: other users, about whom nothing is known
+        (WESTERN, ramping(50, strategy=HELD), spec(), PASSED, "advance StrategyChanged"),
+        (HELD, ramping(50, strategy=WESTERN), spec(), PASSED, "advance StrategyChanged"),
+        (WESTERN, ramping(50, strategy=HELD), spec(paused=True), {}, "advance StrategyChanged"),
+        (WESTERN, ramping(10, strategy=WESTERN), spec(), PASSED, "promote WithinMargins"),
+        (WESTERN, ramping(50, strategy=HELD), spec(request=PROMOTE), {}, "promote PromoteRequested"),
+        (WESTERN, ramping(50, strategy=HELD), spec(request=ROLL_BACK), {}, "rollback RollbackRequested"),
+        (
+            SHADOW, shadowing(strategy=WESTERN), spec(), {"judgement": compared()},
+            "advance StrategyChanged",
+        ),
+        (
+            ABN, ramping(20, strategy=WESTERN), spec(), {"judgement": judged(passes=True)},
+            "advance StrategyChanged",
+        ),
         # A/B/n
         (ABN, STARTING, spec(), {"judgement": None}, "advance FirstStep"),
         (ABN, ramping(20), spec(), {}, "hold Comparing"),
@@ -289,6 +308,25 @@ def test_after_a_switch_what_served_before_stays_warm() -> None:
     assert after.status.warm.until == NOW + timedelta(seconds=90)
     canary = promoted(after, rollout, RolloutStatus(strategy=HELD), now=NOW)
     assert canary.status.warm is None
+
+
+@pytest.mark.parametrize("strategy", [Strategy(all_at_once=AllAtOnceStrategy()), BLUE_GREEN, HELD])
+def test_nothing_switches_while_it_is_paused(strategy: Strategy) -> None:
+    paused = decide(STARTING, spec(paused=True), strategy=strategy)
+    assert outcome(paused) == ("hold", "Paused")
+    by_hand = decide(STARTING, spec(paused=True, request=PROMOTE), strategy=strategy)
+    assert by_hand.verdict is Verdict.PROMOTE
+
+
+@pytest.mark.parametrize(("is_awaited", "declared"), [(False, "2.0.0"), (True, "9.0.0")])
+def test_what_a_policy_promotes_is_declared_unless_another_version_is_awaited(
+    is_awaited: bool, declared: str
+) -> None:
+    deployment = worlds.deployment().with_spec(version="9.0.0")
+    rollout = worlds.rollout("Ramping", 10, lane="west/2.0.0")
+    after = promoted(deployment, rollout, RolloutStatus(), is_awaited=is_awaited, now=NOW)
+    assert after.status.stable == rollout.spec.candidate
+    assert after.spec.version == declared
 
 
 # -- rolling, from the first replica to the last ---------------------------------------------------

@@ -297,3 +297,14 @@ def test_a_version_that_serves_ends_its_policy() -> None:
     assert admission.promotions == ()
     status = decide_status(admission.policy, deployment(V1), {}, {}, None, now=NOW)
     assert (status.phase, status.message) == ("Ended", "1.0.0 serves everybody")
+
+
+def test_a_policy_whose_version_served_and_was_replaced_has_ended() -> None:
+    applied = admit(policy(version="1.0.0")).policy
+    served = decide_status(applied, deployment(V1), {}, {}, None, now=NOW)
+    other = deployment(revision("2.0.0"))
+    replaced = decide_status(applied.with_(status=served), other, {}, {}, None, now=NOW)
+    assert replaced.phase == "Ended"
+    assert "apply the policy again" in replaced.message
+    again = decide_status(applied.with_(status=replaced), other, {}, {}, None, now=NOW)
+    assert again == replaced

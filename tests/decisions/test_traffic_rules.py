@@ -10,7 +10,7 @@ from modelplane.decisions.traffic import decide_split, rule_name
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.strategy import Strategy
 from modelplane.resources.traffic_split import TrafficSplit, TrafficSplitSpec
-from tests.decisions.worlds import V1, V2, V3, deployment, metadata, replica, rollout
+from tests.decisions.worlds import V1, V2, V3, deployment, metadata, replica, revision, rollout
 
 WEST = "user.region == 'west'"
 
@@ -94,7 +94,31 @@ def test_a_later_rollout_has_other_users() -> None:
 def test_more_than_all_is_never_given() -> None:
     greedy = (live(V2, 2, 80, canary()), live(V3, 3, 50, canary()))
     spec = split_of(decide_split(deployment(), greedy, FLEET, None)).spec
-    assert shares(spec)["default"] == {"v2": 8000, "v3": 2000}
+    left = {"v1": 100, "v2": 8000, "v3": 1900}
+    assert shares(spec)["default"] == left, "without stable nothing could be judged"
+
+
+def test_who_grows_takes_no_user_from_a_younger_version() -> None:
+    before = (live(V2, 2, 10, canary()), live(V3, 3, 60, canary()))
+    grown = (live(V2, 2, 90, canary()), live(V3, 3, 60, canary()))
+    first = split_of(decide_split(deployment(), before, FLEET, None))
+    second = split_of(decide_split(deployment(), grown, FLEET, first)).spec
+    assert shares(second)["default"] == {"v1": 100, "v2": 3900, "v3": 6000}
+
+
+def test_a_rule_that_is_new_leaves_users_on_the_versions_that_are_for_everybody() -> None:
+    both = (live(V2, 2, 10, canary()), live(V3, 3, 20, canary()))
+    first = split_of(decide_split(deployment(), both, FLEET, None))
+    fourth = revision("4.0.0")
+    west = live(fourth, 4, 30, canary(WEST))
+    fleet = (*FLEET, replica(fourth))
+    second = split_of(decide_split(deployment(), (*both, west), fleet, first)).spec
+    everybody, rule = first.spec.rules[-1], second.rules[0]
+    assert (rule.predicate, rule.salt) == (WEST, everybody.salt)
+    before = [s.revision for s in everybody.segments for _ in range(s.width)]
+    after = [s.revision for s in rule.segments for _ in range(s.width)]
+    moved = {(old, new) for old, new in zip(before, after, strict=True) if old != new}
+    assert moved == {(V1.digest, fourth.digest)}
 
 
 def test_a_shadow_gets_copies_and_no_share() -> None:

@@ -25,7 +25,7 @@ from modelplane.resources.rollout import Rollout
 from modelplane.resources.token import Token
 from tests.e2e.conftest import MODEL, Modelplane, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(240)]
 
 REQUEST = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
 CANARY = {"canary": {"minBake": "1s", "analysis": {"interval": "1s", "metrics": ["errors"]}}}

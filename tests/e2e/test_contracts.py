@@ -13,7 +13,7 @@ from modelplane.resources.model_deployment import ModelDeployment
 from tests.e2e.conftest import Modelplane, wait_for
 from tests.stages.pacts import interaction, pact
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
 
 PIPELINE = """
 apiVersion: modelplane.dev/v1

@@ -27,7 +27,7 @@ from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
 from tests.e2e.conftest import MODEL, Modelplane, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
 
 ROWS = np.random.default_rng(7).normal(size=(200, 3))
 LABELS = (ROWS[:, 0] + ROWS[:, 1] > 0).astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -18,6 +19,12 @@ CANARY = {
         "metrics": [{"name": "errors", "margin": 0.05}, {"name": "latency", "margin": 0.5}],
     },
 }
+MANIFEST = {
+    "kind": "ModelDeployment",
+    "apiVersion": "modelplane.dev/v1",
+    "metadata": {"name": "test"},
+    "spec": {"version": "2.0.0", "strategy": {"canary": CANARY}},
+}
 
 
 async def test_a_slow_candidate_is_rolled_back_for_latency(modelplane: Modelplane) -> None:
@@ -25,8 +32,14 @@ async def test_a_slow_candidate_is_rolled_back_for_latency(modelplane: Modelplan
     modelplane.push("2.0.0", latency_ms=60)
     async with Load(f"{modelplane.url}/test/infer", rate_per_s=80) as load:
         await asyncio.sleep(4)
+        planned = await asyncio.to_thread(
+            modelplane.cli, "rollout", "plan", "-f", "-", "-o", "json", input=json.dumps(MANIFEST)
+        )
         await asyncio.to_thread(modelplane.apply, "2.0.0", CANARY)
         slow = await asyncio.to_thread(modelplane.wait_until_finished, "2.0.0", 60)
+    (plan,) = json.loads(planned.stdout)
+    assert 40 < plan["requestRateRps"] < 90
+    assert [metric["name"] for metric in plan["metrics"]] == ["errors", "latency"]
     assert (slow.status.phase, slow.status.reason) == ("RolledBack", "Harm")
     latency = next(metric for metric in slow.status.metrics if metric.name == "latency")
     assert latency.verdict == "harm"

@@ -13,7 +13,7 @@ from sklearn.linear_model import LinearRegression
 from modelplane.resources.manifest import read_document
 from tests.e2e.conftest import Modelplane, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
 
 BODY = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [4, 2], "data": [1.0] * 8}]}
 

@@ -13,7 +13,7 @@ from modelplane.resources.model import ModelVersion
 from tests.e2e.conftest import Modelplane
 from tests.mlflow_server import MlflowServer, run_script, temporary_mlflow_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCRIPTS = Path(__file__).parent / "mlflow_scripts"
 

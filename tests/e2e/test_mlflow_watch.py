@@ -19,7 +19,7 @@ from modelplane.resources.model_source import ModelSource
 from tests.e2e.conftest import Modelplane, free_port, wait_for
 from tests.mlflow_server import MlflowServer, mlflow_server, temporary_mlflow_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SECRET = "hook-secret-of-the-test"
 TRAIN = """

@@ -18,7 +18,7 @@ from modelplane.resources.model import ModelVersion
 from tests.e2e.conftest import Modelplane, wait_for
 from tests.s3_server import KEY, SECRET, S3Server, s3_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

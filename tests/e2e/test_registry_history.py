@@ -14,7 +14,7 @@ import pytest
 from modelplane.resources.model import Model, ModelVersion
 from tests.e2e.conftest import Modelplane, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
 
 
 def publish(plane: Modelplane, content_type: str | None, **body: str) -> httpx.Response:

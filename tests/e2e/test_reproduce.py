@@ -18,7 +18,7 @@ import pytest
 from modelplane.resources.model import ModelVersion
 from tests.e2e.conftest import Modelplane, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
 
 SCRIPT = """
 import sys

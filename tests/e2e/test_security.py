@@ -18,7 +18,7 @@ from modelplane.resources.rollout import Rollout
 from tests.e2e.conftest import Modelplane
 from tests.security.malicious import shell
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
 
 ROWS = np.random.default_rng(7).normal(size=(50, 2))
 

@@ -313,6 +313,26 @@ async def test_a_tester_chooses_a_version_where_that_is_allowed(
         await running.read_counts({f"{name}.{one}|{OVERRIDE_RULE}": 2 for one in "abc"})
 
 
+async def test_a_version_without_traffic_is_met_by_who_asks_for_it_alone(running: Gateway) -> None:
+    servers = await replicas(running, "preview")
+    plan = ruled_plan("preview", replicas=servers, rules=(rule("preview"),), allow_override=True)
+    await publish(running, plan)
+    async with Connection(running.config.port) as connection:
+        for number in range(50):
+            headers = [("x-user-id", f"user-{number}")]
+            answer = await connection.post("/v2/models/preview/infer", b"{}", headers)
+            assert (answer.assigned, answer.served) == (STABLE, STABLE)
+            headers.append(("x-modelplane-version", ONE))
+            answer = await connection.post("/v2/models/preview/infer", b"{}", headers)
+            assert (answer.assigned, answer.served) == (ONE, ONE)
+        # Its path leads nowhere as long as the split gives it nobody.
+        there = await connection.post(f"/v2/models/preview/versions/{ONE}/infer", b"{}")
+        assert there.status == 404
+    assert len(servers["b"].requests) == 50
+    counts = {"preview.a": 50, f"preview.b|{OVERRIDE_RULE}": 50}
+    assert "preview.b" not in (await running.read_counts(counts)).variants
+
+
 async def test_a_tester_sees_the_failure_of_the_version(running: Gateway) -> None:
     servers = await replicas(running, "tested")
     servers["b"].mode = "500"
@@ -385,13 +405,15 @@ async def test_a_client_that_gives_up_after_waiting_counts_as_failed(running: Ga
     servers = await replicas(running, "patience")
     servers["b"].mode = "hang"
     plan = ruled_plan("patience", replicas=servers, rules=(rule("patience", b=10_000),))
-    await publish(running, replace(plan, try_timeout_s=20.0))
+    slices = (Slice(by="user.plan", values=("pro",)), Slice(by="user.region", values=("west",)))
+    await publish(running, replace(plan, try_timeout_s=20.0, slices=slices))
     unfinished = sized("/v2/models/patience/infer", b"{}")[:-1]
     _, sending = await asyncio.open_connection("127.0.0.1", running.config.port)
     sending.write(unfinished)
-    for timeout_s in (0.1, 1.3, 1.3):
+    for timeout_s, region in ((0.1, "west"), (1.3, "west"), (1.3, "east")):
+        headers = {"x-user-region": region}
         with pytest.raises(httpx.ReadTimeout):
-            await running.client.post("/v2/models/patience/infer", timeout=timeout_s)
+            await running.client.post("/v2/models/patience", headers=headers, timeout=timeout_s)
     sending.close()
     await sending.wait_closed()
     await asyncio.sleep(0.1)
@@ -403,6 +425,7 @@ async def test_a_client_that_gives_up_after_waiting_counts_as_failed(running: Ga
     await until(counted)
     counts = (await running.proxy.read_traffic()).variants["patience.b"]
     assert (counts.requests, counts.failures, counts.client_failures) == (2, 2, 2)
+    assert counts.slices == {"user.region=west": SliceCounts(1, 1)}
     assert not counts.latency
 
 

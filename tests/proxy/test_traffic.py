@@ -168,8 +168,15 @@ def test_a_client_that_gave_up_after_waiting_was_failed() -> None:
         ("mp.gone.|a.d.b.|u.default.|n.1", 2),
         ("mp.gone.|a.d.b.|u.default.|n.0", 4),  # the client was still sending
         ("mp.gone.|a..|u..|n.0", 7),
+        ("mp.gone_part.|a.d.b.|u.default.|n.1.|p.user%2Eregion=west", 1),
+        ("mp.gone_part.|a.d.b.|u.default.|n.1.|p.-", 1),
+        ("mp.gone_part.|a.d.b.|u.default.|n.0.|p.user%2Eregion=west", 4),
+        ("mp.gone_part.|a..|u..|n.0.|p.user%2Eregion=west", 7),
     )
-    assert found.variants == {"d.b": VariantCounts(requests=7, failures=2, client_failures=2)}
+    slices = {"user.region=west": SliceCounts(1, 1)}
+    assert found.variants == {
+        "d.b": VariantCounts(requests=7, failures=2, client_failures=2, slices=slices)
+    }
     assert found.unrouted == 0
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
+from modelplane.client.evidence import verify_evidence
 from modelplane.decisions.traffic import rule_name
+from modelplane.errors import TransientError
+from modelplane.ports.evidence import build_bundle
 from modelplane.resources.model import AliasMove, Model
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.traffic_split import SplitRule, TrafficSplit
+from modelplane.settings import Paths
+from modelplane.wiring.auditing import AuditProof
 from tests.controllers.plane import Plane
 
 TOTAL = 10_000
@@ -62,7 +69,8 @@ class Invariants:
     def _check_split(self, split: TrafficSplit, rollouts: Sequence[Rollout]) -> None:
         there = {v.revision for v in split.spec.variants if v.endpoints}
         names = [rule.name for rule in split.spec.rules]
-        assert names[-1] == "default" and len(set(names)) == len(names)
+        assert names[-1] == "default"
+        assert len(set(names)) == len(names)
         before = {rule.name: rule for rule in self.split.spec.rules} if self.split else {}
         for rule in split.spec.rules:
             assert sum(segment.width for segment in rule.segments) == TOTAL
@@ -117,6 +125,25 @@ class Invariants:
                 assert last.resource_version == resource.metadata.resource_version, key
 
 
+async def check_evidence(plane: Plane, state: Path) -> None:
+    """The evidence of each promotion, those of traffic policies included, verifies."""
+    proof = AuditProof(plane.store, Paths(state))
+    for promotion in (await plane.store.list(Promotion))[0]:
+        for _ in range(100):
+            try:
+                bundle = await build_bundle(
+                    plane.store, promotion, proof.signed_head, proof.sign, now=plane.clock.now()
+                )
+                break
+            except TransientError:  # the newest records are signed in a moment
+                await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("the log's head is never signed")
+        report = verify_evidence(bundle.to_dict())
+        faults = [check for check in report.checks if not check.passed]
+        assert not faults, f"{promotion.key} {promotion.status.phase}: {faults}"
+
+
 def _check_users_stay(
     before: SplitRule, after: SplitRule, stable: str, rollouts: Sequence[Rollout]
 ) -> None:
@@ -124,9 +151,7 @@ def _check_users_stay(
     weights = {
         r.spec.candidate.digest: round(r.status.weight_pct * TOTAL / 100)
         for r in rollouts
-        if not r.finished
-        and after.name in {"default", rule_name(_predicate(r))}
-        or (not r.finished and not _predicate(r))
+        if not r.finished and rule_name(_predicate(r)) in {after.name, "default"}
     }
     had, has = _users(before), _users(after)
     for revision, users in had.items():

@@ -176,6 +176,4 @@ def _context(plane: Plane) -> Context:
 
     place = SimpleNamespace(public_key="")
     dependencies = SimpleNamespace(store=plane.store, clock=plane.clock, stage_place=place)
-    return cast(
-        Context, SimpleNamespace(store=plane.store, dependencies=dependencies, allow=allow)
-    )
+    return cast(Context, SimpleNamespace(store=plane.store, dependencies=dependencies, allow=allow))

@@ -25,7 +25,7 @@ from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.traffic_split import TrafficSplit
 from tests.controllers.plane import ANA, Plane, open_plane
-from tests.simulation.invariants import Invariants
+from tests.simulation.invariants import Invariants, check_evidence
 from tests.simulation.people import People
 
 SEEDS = [int(os.environ["SIMULATION_SEED"])] if "SIMULATION_SEED" in os.environ else [1, 2, 3, 4]
@@ -135,9 +135,7 @@ class Simulation:
             if self.random.random() < 0.6 and split.status.accepted_generation != generation:
                 self.served = {e.replica for v in split.spec.variants for e in v.endpoints}
                 transaction.update(
-                    split.with_status(
-                        accepted_generation=generation, accepted_at=self.clock.now()
-                    )
+                    split.with_status(accepted_generation=generation, accepted_at=self.clock.now())
                 )
         await self.store.commit(transaction)
 
@@ -195,3 +193,4 @@ async def test_nothing_that_serves_is_stopped_and_everything_settles(
         simulation = Simulation(first, seed)
         await simulation.run()
         await simulation.end()
+        await check_evidence(simulation.plane, tmp_path)

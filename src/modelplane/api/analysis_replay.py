@@ -65,7 +65,6 @@ def add_analysis_replay_routes(routes: Routes) -> None:
 async def load_recorded(store: Store, wanted: AnalysisReplayRequest) -> list[RecordedRollout]:
     """Return the newest finished rollouts that have a recording, oldest first."""
     rollouts, _ = await store.list(Rollout, wanted.environment)
-    by_place = {(r.metadata.environment, r.spec.deployment, r.spec.ordinal): r for r in rollouts}
     chosen = [r for r in rollouts if _is_meant(r, wanted)]
     chosen.sort(key=lambda r: str(r.status.finished_at), reverse=True)
     recorded = []
@@ -73,8 +72,7 @@ async def load_recorded(store: Store, wanted: AnalysisReplayRequest) -> list[Rec
         ticks = await _load_ticks(store, rollout.metadata.uid)
         if not ticks:
             continue
-        place = (rollout.metadata.environment, rollout.spec.deployment, rollout.spec.ordinal + 1)
-        truth = judge_truth(rollout, by_place.get(place))
+        truth = judge_truth(rollout, _next_own(rollout, rollouts))
         recorded.append(RecordedRollout(rollout, truth, tuple(ticks)))
     return recorded[::-1]
 
@@ -87,6 +85,19 @@ def _is_meant(rollout: Rollout, wanted: AnalysisReplayRequest) -> bool:
         and finished_at is not None
         and (wanted.since is None or finished_at >= wanted.since)
     )
+
+
+def _next_own(rollout: Rollout, rollouts: Sequence[Rollout]) -> Rollout | None:
+    """Return the deployment's own next rollout: those of traffic policies undo nothing."""
+    place = (rollout.metadata.environment, rollout.spec.deployment)
+    later = [
+        other
+        for other in rollouts
+        if (other.metadata.environment, other.spec.deployment) == place
+        and other.spec.ordinal > rollout.spec.ordinal
+        and not other.spec.lane
+    ]
+    return min(later, key=lambda other: other.spec.ordinal, default=None)
 
 
 async def _load_ticks(store: Store, uid: str) -> Sequence[Tick]:

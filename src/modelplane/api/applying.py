@@ -170,7 +170,8 @@ async def delete(
                 await _drop_aliases(store, transaction, buried, asked)
             return transaction, buried
         if isinstance(resource, Environment):
-            check_environment_unused(resource, (await store.list(ModelDeployment))[0])
+            deployments, _ = await store.list(ModelDeployment)
+            check_environment_unused(resource, deployments, (await store.list(TrafficPolicy))[0])
         await check_unused(store, resource)
         if isinstance(resource, TrafficPolicy):
             await end_policy(store, transaction, resource, asked)

@@ -145,7 +145,7 @@ async def _read_context(context: Context, request: Request) -> ExplainRequest:
     return ExplainRequest(user=user or None, headers=headers, inputs=inputs)
 
 
-def _as_input(value: str | bool | float) -> str | bool | float | None:
+def _as_input(value: str | bool | int | float) -> str | bool | float | None:
     """Return what the gateway reads of a field; a number that is no double is missing there."""
     if isinstance(value, int) and not isinstance(value, bool):
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -29,8 +30,10 @@ from modelplane.resources.manifest import read_document
 from modelplane.resources.meta import API_VERSION, DEFAULT_ENVIRONMENT
 from modelplane.resources.model import ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.revision import Revision
 from modelplane.resources.telemetry import TelemetryBatch
 from modelplane.resources.traffic_policy import TrafficPolicy
+from modelplane.resources.traffic_split import TrafficSplit
 
 HISTORY = timedelta(minutes=30)
 """How far back stable's normal is looked at."""
@@ -141,7 +144,8 @@ async def plan_declared(context: Context, declared: Plannable) -> RolloutPlan:
     now = dependencies.clock.now()
     # Read here, for the ring belongs to the event loop; what takes long is done beside it.
     batches = dependencies.metrics.batches(place, name, since=now - HISTORY)
-    return await asyncio.to_thread(_plan, planned, deployment, batches, now)
+    split = await store.find(TrafficSplit, name, place)
+    return await asyncio.to_thread(_plan, planned, stable, _Counted(batches, _shadows(split)), now)
 
 
 async def warn_of_plan(context: Context, declared: ModelDeployment) -> tuple[str, ...]:
@@ -150,26 +154,37 @@ async def warn_of_plan(context: Context, declared: ModelDeployment) -> tuple[str
     return plan.warnings if plan.request_rate_rps > 0 else ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What gateways reported lately, and the revisions in it that get copies only."""
+
+    batches: Sequence[TelemetryBatch]
+    shadows: frozenset[str]
+
+
 def _plan(
-    planned: Planned,
-    deployment: ModelDeployment,
-    batches: Sequence[TelemetryBatch],
-    now: datetime,
+    planned: Planned, stable: Revision | None, counted: _Counted, now: datetime
 ) -> RolloutPlan:
-    stable, strategy = deployment.status.stable, planned.strategy
     if stable is None:
         return plan_rollout(planned, ObservedTraffic())
+    strategy = planned.strategy
     analysis = strategy.analysis
     rules = analysis.metrics if analysis is not None else ()
     traffic = observe_traffic(
-        batches,
-        deployment.metadata.name,
+        counted.batches,
+        planned.deployment,
         stable.short,
         rule=rule_name(strategy.predicate),
+        shadows=counted.shadows,
         slowdown=next((rule.margin for rule in rules if rule.name == LATENCY), None),
         now=now,
     )
     return plan_rollout(planned, traffic)
+
+
+def _shadows(split: TrafficSplit | None) -> frozenset[str]:
+    variants = split.spec.variants if split is not None else ()
+    return frozenset(v.revision[:10] for v in variants if v.role == "shadow")
 
 
 def _wrong_rates(version: ModelVersion | None) -> dict[str, float]:

@@ -89,6 +89,7 @@ class AliasGuardController:
             if p.status.phase == "Done" and p.metadata.name not in tests
         ]
         # The alias `challenger` follows what is being rolled out: approved, or it would not be.
-        moving = [r.spec.candidate for r in rollouts if not r.finished]
+        # What a traffic policy has live is nobody's challenger, and may be a test for weeks.
+        moving = [r.spec.candidate for r in rollouts if not (r.finished or r.spec.lane)]
         revisions = [*serving, *done, *moving]
         return {revision.version for revision in revisions if revision.model == model}

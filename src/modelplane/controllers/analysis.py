@@ -187,10 +187,11 @@ class AnalysisController:
             state = _read_state(record)
             if state is None:
                 state = start_evidence(case.uid, case.settings, await self._history(case))
+                state = replace(state, rule=case.rule)
             self._evidence[case.uid] = state
             # What a process before wrote stays as it is: this one begins a chunk of its own.
             self._recordings[case.uid] = Recording(index=int(record.get("chunks", 0)))
-        return [self._evidence[case.uid] for case in cases]
+        return [_of_rule(self._evidence[case.uid], case) for case in cases]
 
     async def _history(self, case: _Case) -> EvidenceState | None:
         """Return the evidence of the rollout before, which knows how stable's failures scatter.
@@ -297,6 +298,18 @@ def _tick(case: _Case, batch: TelemetryBatch, created: datetime) -> Tick:
         # been a candidate before, and that is not evidence of this rollout.
         return replace(tick, candidate=VersionCounts(), step_id=None)
     return tick
+
+
+def _of_rule(state: EvidenceState, case: _Case) -> EvidenceState:
+    """Return `state`, or evidence that begins anew when the rollout's predicate was edited.
+
+    Other users meet it then. What was counted before, which is not absorbed again, says nothing
+    of them.
+    """
+    if state.rule == case.rule:
+        return state
+    fresh = start_evidence(case.uid, case.settings)
+    return replace(fresh, sequences=state.sequences, rule=case.rule)
 
 
 def _read_state(record: Mapping[str, Any] | None) -> EvidenceState | None:

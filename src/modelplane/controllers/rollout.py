@@ -21,10 +21,12 @@ from modelplane.decisions.rollout import (
     Verdict,
     decide_rollout,
     effective_strategy,
+    end_without_deployment,
     policy_of,
     promoted,
 )
 from modelplane.ports.clock import Clock
+from modelplane.ports.situations import load_active
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import Resource, ResourceKey, Subject
@@ -64,6 +66,9 @@ class RolloutController:
     async def reconcile(self, key: ResourceKey) -> float | None:
         """Decide about each of the deployment's running rollouts, and write what was decided."""
         deployment = await self._store.find(ModelDeployment, key.name, key.environment)
+        if deployment is None or not (deployment.status.rollout or deployment.status.lanes):
+            # What a deployment of this name left behind that was deleted, and made anew perhaps.
+            await self._end_orphans(key)
         if deployment is None:
             return None
         environment = await self._store.get(Environment, key.environment or "")
@@ -86,6 +91,18 @@ class RolloutController:
             return 0.0
         after_s = [d.requeue_after_s for _, d in decided if d.requeue_after_s is not None]
         return min(after_s, default=None)
+
+    async def _end_orphans(self, key: ResourceKey) -> None:
+        """End the rollouts that no deployment has any more."""
+        labels = {"deployment": key.name}
+        rollouts, _ = await self._store.list(Rollout, key.environment, labels=labels)
+        transaction = Transaction(SUBJECT, "deployment deleted", fence=self._fence.lease)
+        for rollout in rollouts:
+            if not rollout.finished:
+                status = end_without_deployment(rollout.status, now=self._clock.now())
+                transaction.update(rollout.with_(status=status), "rollout.fail")
+        if transaction:
+            await self._store.commit(transaction)
 
     async def _decide(
         self, deployment: ModelDeployment, environment: Environment, rollout: Rollout
@@ -156,7 +173,11 @@ class RolloutController:
         transaction = Transaction(SUBJECT, reason=decision.status.message, fence=self._fence.lease)
         transaction.update(rollout.with_(status=decision.status), "rollout.promote")
         now = self._clock.now()
-        serving = promoted(deployment, rollout, decision.status, others, now=now)
+        latest = await load_active(self._store, deployment)
+        is_awaited = latest is not None and latest.metadata.name != rollout.spec.promotion
+        serving = promoted(
+            deployment, rollout, decision.status, others, is_awaited=is_awaited, now=now
+        )
         transaction.update(serving, "deployment.promote")
         for other in others:
             if not other.finished:

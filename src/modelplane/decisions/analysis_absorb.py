@@ -356,6 +356,7 @@ def _with_tick(
         slices=add_to_slices(state.slices, tick),
         slice_tests=harm_tests[1],
         compared=_plus_pairs(state.compared, tick.candidate.compared),
+        rule=state.rule,
     )
 
 

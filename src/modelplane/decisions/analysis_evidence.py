@@ -24,6 +24,7 @@ from modelplane.decisions.analysis_inputs import (
     VersionCounts,
 )
 from modelplane.errors import InvalidResource
+from modelplane.resources.traffic_split import DEFAULT_RULE
 from modelplane.stats.dispersion import (
     DispersionState,
     dispersion_row_from_dict,
@@ -172,6 +173,8 @@ class EvidenceState:
         Declared parts of the users and the harm test of errors in each, row by row.
     compared
         Of a shadow: pairs of answers compared, and those that differ.
+    rule
+        The routing rule that both versions were counted under.
     """
 
     rollout_uid: str
@@ -192,6 +195,7 @@ class EvidenceState:
     slices: tuple[SliceEvidence, ...] = ()
     slice_tests: SequentialState = field(default_factory=lambda: new_state(HARM_ONLY, 0))
     compared: Outcomes = NOTHING
+    rule: str = DEFAULT_RULE
 
     @property
     def request_rate_rps(self) -> float:
@@ -208,6 +212,7 @@ class EvidenceState:
             "format": EVIDENCE_FORMAT,
             "rollout_uid": self.rollout_uid,
             "step_id": self.step_id,
+            "rule": self.rule,
             "sequences": [[*position, last] for position, last in self.sequences.items()],
             "first_at": _time_to_text(self.first_at),
             "last_at": _time_to_text(self.last_at),
@@ -258,6 +263,7 @@ class EvidenceState:
         return EvidenceState(
             rollout_uid=record["rollout_uid"],
             step_id=record["step_id"],
+            rule=record.get("rule", DEFAULT_RULE),
             sequences={(proxy, boot): last for proxy, boot, last in record["sequences"]},
             first_at=_time_from_text(record["first_at"]),
             last_at=_time_from_text(record["last_at"]),

@@ -212,8 +212,7 @@ def tick_from_batch(
         The routing rule that both are counted under: only who is under the same rule can be
         compared.
     is_mirrored
-        Whether the candidate gets copies only. They are counted without a rule, and without a
-        predicate they are made under all rules.
+        Whether the candidate gets copies only: those of everybody are made under every rule.
     """
     own = [sample for sample in batch.samples if sample.deployment == deployment]
     every_rule = is_mirrored and rule == DEFAULT_RULE
@@ -225,7 +224,7 @@ def tick_from_batch(
         step_id=batch.steps.get(deployment, {}).get(rollout_uid),
         stable=_counts(s for s in own if s.revision == stable and _is_under(s, rule, every_rule)),
         candidate=_counts(
-            s for s in own if s.revision == candidate and _is_under(s, rule, is_mirrored)
+            s for s in own if s.revision == candidate and _is_under(s, rule, every_rule)
         ),
         seconds=batch.seconds,
     )

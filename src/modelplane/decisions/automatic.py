@@ -21,6 +21,8 @@ from modelplane.resources.promotion import FINISHED_PROMOTION, WAITING_PROMOTION
 from modelplane.resources.promotion_policy import PromotionPolicy
 from modelplane.resources.versions import version_order
 
+_SAY_NOTHING = frozenset({Reason.TEST_OVER, Reason.ARM_REMOVED, Reason.POLICY_GONE})
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSituation:
@@ -123,7 +125,7 @@ def _may_go(version: str, place: str, situation: ModelSituation) -> bool:
     wanted = (situation.model.metadata.name, version)
     for promotion in situation.promotions.get(place, ()):
         revision, phase = promotion.spec.revision, promotion.status.phase
-        if (revision.model, revision.version) == wanted and not _was_only_tested(promotion):
+        if (revision.model, revision.version) == wanted and not _is_undecided(promotion):
             return False
         if phase in FINISHED_PROMOTION:
             continue
@@ -138,9 +140,13 @@ def _may_go(version: str, place: str, situation: ModelSituation) -> bool:
     return stable is None or _is_newer(version, stable.version)
 
 
-def _was_only_tested(promotion: Promotion) -> bool:
-    """Whether it brought an A/B/n test that is over, which takes nothing over by itself."""
-    return promotion.status.phase == "Done" and promotion.status.reason == Reason.TEST_OVER
+def _is_undecided(promotion: Promotion) -> bool:
+    """Whether it is over and says nothing of the version.
+
+    It brought an A/B/n test, which takes nothing over by itself, or its traffic policy ended.
+    """
+    status = promotion.status
+    return status.phase in FINISHED_PROMOTION and status.reason in _SAY_NOTHING
 
 
 def _deployed_in(place: str, situation: ModelSituation) -> list[ModelDeployment]:

@@ -183,7 +183,7 @@ def plan_rollout(planned: Planned, traffic: ObservedTraffic) -> RolloutPlan:
         if course.users_pct is not None
         else max(phase.weight_pct for phase in course.phases),
     )
-    notes = _notes(strategy, traffic)
+    notes = _notes(planned, traffic)
     if traffic.request_rate_rps <= 0:
         silent = "no requests have come lately: without them there is no evidence, and no end"
         return plan.with_(warnings=(silent,), notes=notes)
@@ -325,8 +325,10 @@ def _labelled_metric(
     )
 
 
-def _notes(strategy: Strategy, traffic: ObservedTraffic) -> tuple[str, ...]:
-    notes = []
+def _notes(planned: Planned, traffic: ObservedTraffic) -> tuple[str, ...]:
+    strategy, notes = planned.strategy, []
+    if planned.candidate == planned.stable:
+        notes.append("this version serves already: only another runtime would start a rollout")
     if strategy.predicate and not traffic.under_rule:
         notes.append(
             "how many requests the predicate holds for is not known yet: these are the figures "

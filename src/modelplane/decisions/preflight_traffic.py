@@ -6,7 +6,7 @@ Called by `api.preflight` with what the gateways reported lately; read by `decis
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -82,6 +82,7 @@ def observe_traffic(
     stable: str,
     *,
     rule: str = DEFAULT_RULE,
+    shadows: Collection[str] = (),
     slowdown: float | None = None,
     now: datetime,
 ) -> ObservedTraffic:
@@ -96,6 +97,8 @@ def observe_traffic(
     rule
         The routing rule of the planned rollout. While there are no counts under it, those of
         everybody are taken.
+    shadows
+        Short digests of the revisions that get copies only, which are no further requests.
     slowdown
         How much slower a candidate may be, as a share; None for the default.
     now
@@ -114,7 +117,7 @@ def observe_traffic(
         for batch in batches
         if (now - batch.at).total_seconds() < window_s
         for sample in batch.samples
-        if (sample.rule or DEFAULT_RULE) == counted
+        if (sample.rule or DEFAULT_RULE) == counted and sample.revision not in shadows
     )
     seconds = [math.floor(tick.at.timestamp()) for tick in ticks]
     stable_counts = [tick.stable for tick in ticks]

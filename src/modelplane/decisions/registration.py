@@ -29,6 +29,7 @@ from modelplane.resources.model import (
 )
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
+from modelplane.resources.revision import Revision
 from modelplane.resources.versions import parse_version
 
 MODEL_LABEL = "modelplane.dev/model"
@@ -194,6 +195,13 @@ def count_version(model: Model, number: int) -> Model:
     return model.with_status(last_number=max(number, model.status.last_number))
 
 
+def _kept_running(deployment: ModelDeployment, now: datetime) -> list[Revision]:
+    """Return what serves, and what is still warm after a blue/green switch."""
+    status = deployment.status
+    warm = status.warm.revision if status.warm is not None and status.warm.until > now else None
+    return [revision for revision in (status.stable, warm) if revision is not None]
+
+
 def bury_version(
     version: ModelVersion,
     deployments: Iterable[ModelDeployment],
@@ -212,7 +220,7 @@ def bury_version(
         f"{d.metadata.environment}/{d.metadata.name}"
         for d in deployments
         if (d.spec.model, d.spec.version) == (model, number)
-        or (d.status.stable and (d.status.stable.model, d.status.stable.version) == (model, number))
+        or any((r.model, r.version) == (model, number) for r in _kept_running(d, now))
     } | {
         f"{p.metadata.environment}/{p.spec.deployment}"
         for p in promotions

@@ -34,6 +34,7 @@ from modelplane.decisions.rollout_moment import (
     RolloutDecision,
     RolloutObservation,
     Verdict,
+    end_without_deployment,
 )
 from modelplane.decisions.rollout_rolling import begin_rolling, decide_rolling
 from modelplane.decisions.rollout_shadow import (
@@ -64,6 +65,7 @@ __all__ = [
     "Verdict",
     "decide_rollout",
     "effective_strategy",
+    "end_without_deployment",
     "policy_of",
     "promoted",
     "ramp_steps",
@@ -156,6 +158,8 @@ def decide_rollout(
         return _decide_before_traffic(moment)
     if spec.request and spec.request.action == "promote":
         return _promote_when_whole(moment, Reason.PROMOTE_REQUESTED, _who(spec))
+    if _meets_others(status, strategy):
+        return _begin_again(moment)
     if spec.paused:
         return moment.hold(Reason.PAUSED, "paused by hand", phase="Paused")
     if strategy.canary is not None:
@@ -263,6 +267,28 @@ def _hold_until_whole(moment: Moment) -> RolloutDecision | None:
     return moment.with_status(ready_at=None).hold(
         Reason.STARTING, message, phase="Ramping" if has_traffic else "Deploying"
     )
+
+
+def _meets_others(status: RolloutStatus, strategy: Strategy) -> bool:
+    """Whether the predicate was edited while it has traffic: other users meet the candidate."""
+    has_predicate = strategy.canary or strategy.shadow or strategy.ab
+    before = status.strategy.predicate if status.strategy is not None else strategy.predicate
+    return has_predicate is not None and before != strategy.predicate
+
+
+def _begin_again(moment: Moment) -> RolloutDecision:
+    """Begin anew among other users: what is known was learned from those before.
+
+    The analysis forgets that too, as soon as it reads the new predicate.
+    """
+    strategy, weight_pct = moment.observed.strategy, moment.status.weight_pct
+    if strategy.canary is not None:
+        weight_pct = min(weight_pct, ramp_steps(strategy.canary)[0])
+    elif strategy.shadow is not None:
+        weight_pct = 0.0
+    message = "the predicate changed, so other users meet it: the evidence begins anew"
+    moment = moment.with_status(ramp_started_at=None, holdback_at=None)
+    return moment.advance(weight_pct, Reason.STRATEGY_CHANGED, message)
 
 
 def _promote_when_whole(moment: Moment, reason: Reason, message: str) -> RolloutDecision:

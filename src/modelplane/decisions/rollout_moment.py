@@ -50,6 +50,7 @@ class Reason(StrEnum):
 
     FINISHED = "Finished"
     SUPERSEDED = "Superseded"
+    DELETED = "Deleted"
     POLICY_GONE = "PolicyGone"
     ROLLBACK_REQUESTED = "RollbackRequested"
     HARM = "Harm"
@@ -164,6 +165,22 @@ class RolloutDecision:
     reason: Reason
     status: RolloutStatus
     requeue_after_s: float | None
+
+
+def end_without_deployment(status: RolloutStatus, *, now: datetime) -> RolloutStatus:
+    """Return the status of a rollout whose deployment was deleted: nothing is left to decide."""
+    message = "the deployment was deleted"
+    return _ended(status, now).with_(phase="Failed", reason=Reason.DELETED.value, message=message)
+
+
+def _ended(status: RolloutStatus, now: datetime) -> RolloutStatus:
+    return status.with_(
+        weight_pct=0.0,
+        mirror_pct=0.0,
+        candidate_replicas=None,
+        stable_replicas=None,
+        finished_at=now,
+    )
 
 
 _PHASES: dict[Verdict, RolloutPhase] = {
@@ -313,13 +330,9 @@ class Moment:
     def finish(self, verdict: Verdict, reason: Reason, message: str) -> RolloutDecision:
         """End the rollout; only a promotion leaves the candidate any traffic."""
         status = self._explained(reason, message, _PHASES[verdict])
-        status = status.with_(
-            weight_pct=100.0 if verdict is Verdict.PROMOTE else 0.0,
-            mirror_pct=0.0,
-            candidate_replicas=None,
-            stable_replicas=None,
-            finished_at=self.now,
-        )
+        status = _ended(status, self.now)
+        if verdict is Verdict.PROMOTE:
+            status = status.with_(weight_pct=100.0)
         return RolloutDecision(verdict, reason, status, None)
 
     def decide_at_deadline(self, analysis: Analysis, message: str) -> RolloutDecision:

@@ -211,6 +211,8 @@ class RoutePlan:
         stable = [variant for variant in self.variants if variant.role == "stable"]
         if len(stable) != 1:
             raise ValueError(f"a plan has exactly one stable variant, got {len(stable)}")
+        if len({variant.cluster for variant in self.variants}) != len(self.variants):
+            raise ValueError("two variants of a plan are one revision")
         total = sum(variant.weight for variant in self.variants)
         if total != TOTAL_WEIGHT and not self.rules:
             raise ValueError(f"weights sum to {TOTAL_WEIGHT}, got {total}")

@@ -61,9 +61,7 @@ class Place:
     production: Collection[str] = ()
 
 
-def present_state(
-    deployment: ModelDeployment, latest: Rollout | None
-) -> tuple[Version, Version]:
+def present_state(deployment: ModelDeployment, latest: Rollout | None) -> tuple[Version, Version]:
     """Return champion and challenger of a deployment now.
 
     The champion is what serves: that may have come by a traffic policy while the deployment's

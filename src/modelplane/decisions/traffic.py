@@ -32,6 +32,9 @@ from modelplane.resources.traffic_split import (
     TrafficSplitSpec,
 )
 
+STABLE_FLOOR = 100
+"""Basis points of the users that stable keeps under each rule, where several grow at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Live:
@@ -168,11 +171,13 @@ def _rules(
     Who is under a predicate meets its candidates and those without a predicate.
     """
     before = {rule.name: rule for rule in current.spec.rules} if current is not None else {}
+    # Who comes under a predicate's new rule was under the one for everybody until now.
+    everybody = before.get(DEFAULT_RULE)
     predicates = dict.fromkeys(
         one.predicate for one in live if one.predicate and (one.weight or one.mirror_pct)
     )
     return tuple(
-        _rule(predicate, stable, live, before.get(rule_name(predicate)))
+        _rule(predicate, stable, live, before.get(rule_name(predicate), everybody))
         for predicate in (*predicates, "")
     )
 
@@ -181,11 +186,7 @@ def _rule(
     predicate: str, stable: str, live: Sequence[_Live], before: SplitRule | None
 ) -> SplitRule:
     under = [one for one in live if one.predicate in {predicate, ""}]
-    shares: dict[str, int] = {}
-    for one in under:
-        left = TOTAL_WEIGHT - sum(shares.values())
-        if one.weight and left:
-            shares[one.revision] = min(one.weight, left)
+    shares = _shares(under, before)
     kept = before is not None and any(s.revision in shares for s in before.segments)
     previous = [(s.revision, s.width) for s in before.segments] if kept and before else []
     first = next((one for one in under if one.revision in shares), None)
@@ -199,13 +200,30 @@ def _rule(
             for revision, width in allocate(previous, shares, stable)
         ),
         mirrors=tuple(
-            SplitMirror(
-                revision=one.revision, percentage=one.mirror_pct, tolerance=one.tolerance
-            )
+            SplitMirror(revision=one.revision, percentage=one.mirror_pct, tolerance=one.tolerance)
             for one in under
             if one.mirror_pct
         ),
     )
+
+
+def _shares(under: Sequence[_Live], before: SplitRule | None) -> dict[str, int]:
+    """Return the basis points of each candidate under a rule, the oldest rollout's first.
+
+    Each keeps what it has, as far as it still wants it; what it wants more it takes from stable,
+    which keeps `STABLE_FLOOR` beside several: without it none of them could be judged.
+    """
+    held: dict[str, int] = {}
+    for segment in before.segments if before is not None else ():
+        held[segment.revision] = held.get(segment.revision, 0) + segment.width
+    shares = {one.revision: min(one.weight, held.get(one.revision, 0)) for one in under}
+    several = sum(one.weight > 0 for one in under) > 1
+    left = TOTAL_WEIGHT - sum(shares.values()) - (STABLE_FLOOR if several else 0)
+    for one in under:
+        more = max(0, min(one.weight - shares[one.revision], left))
+        shares[one.revision] += more
+        left -= more
+    return {revision: share for revision, share in shares.items() if share}
 
 
 def _slices(live: Sequence[_Live]) -> tuple[Slice, ...]:
@@ -242,9 +260,7 @@ def _endpoints(
     if not serving:
         serving = [r for r in chosen if r.status.phase == "NotReady" and r.status.address]
     endpoints = [
-        SplitEndpoint(
-            replica=r.metadata.name, address=r.status.address, identity=r.status.identity
-        )
+        SplitEndpoint(replica=r.metadata.name, address=r.status.address, identity=r.status.identity)
         for r in serving
     ]
     return tuple(sorted(endpoints, key=lambda e: e.replica))

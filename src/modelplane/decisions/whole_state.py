@@ -12,6 +12,7 @@ from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
 from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.traffic_policy import TrafficPolicy
 
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised here, not listened on
 
@@ -32,14 +33,22 @@ def check_environment(declared: Environment, environments: Sequence[Environment]
 
 
 def check_environment_unused(
-    environment: Environment, deployments: Sequence[ModelDeployment]
+    environment: Environment,
+    deployments: Sequence[ModelDeployment],
+    policies: Sequence[TrafficPolicy] = (),
 ) -> None:
-    """Raise `Conflict` while deployments are in `environment`."""
+    """Raise `Conflict` while deployments or traffic policies are in `environment`."""
     name = environment.metadata.name
     inside = [d.metadata.name for d in deployments if d.metadata.environment == name]
     if inside:
         raise Conflict(
             f"environment {name} holds {len(inside)} deployments: {', '.join(inside[:5])}",
+            hint="delete them first",
+        )
+    left = [p.metadata.name for p in policies if p.metadata.environment == name]
+    if left:
+        raise Conflict(
+            f"environment {name} holds {len(left)} traffic policies: {', '.join(left[:5])}",
             hint="delete them first",
         )
 

@@ -69,7 +69,10 @@ STATS_FILTER = rf"^({STATS_PREFIX}\.|cluster\..*\.upstream_rq_active$)"
 
 def request_logs() -> list[dict[str, Any]]:
     """Return the access loggers that count finished requests and measure the answered ones."""
-    slices = (f"%DYNAMIC_METADATA({USER_NAMESPACE}:slice{n + 1})%" for n in range(MAX_SLICE_NAMES))
+    slices = [
+        (_SLICE, f"%DYNAMIC_METADATA({USER_NAMESPACE}:slice{n + 1})%")
+        for n in range(MAX_SLICE_NAMES)
+    ]
     duration = {
         "stat": {"name": "us", "tags": _tags(*_VARIANT, *_OUTCOME, _SHED_TAG)},
         "unit": "Microseconds",
@@ -93,16 +96,18 @@ def request_logs() -> list[dict[str, Any]]:
         _counting("counts", _counter("rq", *_VARIANT, *_OUTCOME, _SHED_TAG)),
         _counting(
             "slices",
-            *(
-                _counter("part", *_VARIANT, *_OUTCOME, _SHED_TAG, (_SLICE, value))
-                for value in slices
-            ),
+            *(_counter("part", *_VARIANT, *_OUTCOME, _SHED_TAG, part) for part in slices),
             only=sliced,
         ),
         _counting(
             "given up",
             _counter("gone", *_VARIANT, _OUTCOME[-1]),
             only={"and_filter": {"filters": [given_up, waited]}},
+        ),
+        _counting(
+            "slices given up",
+            *(_counter("gone_part", *_VARIANT, _OUTCOME[-1], part) for part in slices),
+            only={"and_filter": {"filters": [given_up, waited, sliced]}},
         ),
         {
             "name": "durations",
@@ -236,6 +241,10 @@ def _count(tallies: Mapping[str, _Tally], name: str, count: int) -> int:
         tally.requests += count
         tally.failures += count
         tally.client_failures += count
+    elif kind == "gone_part" and int(tags[_TRIES]) > 0 and tags[_SLICE] not in _ABSENT:
+        part = tallies[_variant(tags)].slices[slice_name(tags[_SLICE])]
+        part[0] += count
+        part[1] += count
     elif kind == "try":
         _count_attempt(tallies, tags, count)
     elif kind == "copy":
