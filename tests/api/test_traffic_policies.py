@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from modelplane.ports.store import Transaction
-from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.model_deployment import ModelDeployment, WarmRevision
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.traffic_policy import TrafficPolicy
@@ -375,3 +376,32 @@ async def test_a_predicate_of_any_declared_strategy_is_compiled_first(
     (field,) = response.json()["fields"]
     assert field["path"] == "spec.strategy.canary.predicate"
     assert "line 1, column" in field["message"]
+
+
+async def test_an_environment_goes_only_after_its_policies(world: World) -> None:
+    await serve_fraud(world, "2.0.0")
+    await world.ok("POST", "/traffic-policies", posted())
+    await world.ok("DELETE", "/model-deployments/fraud", environment="production")
+    response = await world.call("DELETE", "/environments/production")
+    assert response.status_code == 409, response.text
+    assert "fraud-2.0.0" in response.text
+    await world.ok("DELETE", "/traffic-policies/fraud-2.0.0", environment="production")
+    await world.ok("DELETE", "/environments/production")
+
+
+async def test_a_version_that_is_warm_is_kept(world: World) -> None:
+    await serve_fraud(world, "2.0.0")
+    before = await world.store.get(ModelDeployment, "fraud", "production")
+    assert before.status.stable is not None
+    await world.deploy("fraud", version="2.0.0")
+    await finish(world, "fraud", "Promoted")
+    now = world.clock.now()
+    switched = await world.store.get(ModelDeployment, "fraud", "production")
+    warm = WarmRevision(revision=before.status.stable, until=now + timedelta(seconds=60))
+    transaction = Transaction(SYSTEM)
+    transaction.update(switched.with_status(warm=warm))
+    await world.store.commit(transaction)
+    response = await world.call("DELETE", "/model-versions/fraud@1.0.0")
+    assert response.status_code == 409, response.text
+    world.clock.step(61)
+    await world.ok("DELETE", "/model-versions/fraud@1.0.0")

@@ -19,6 +19,7 @@ from modelplane.decisions.analysis_replay import (
     RolloutReplay,
 )
 from modelplane.decisions.policy_replay import PolicyReplay, Replayed
+from modelplane.resources.model_deployment import Lane
 from modelplane.resources.promotion import GateOutcome, PolicyOutcome
 from modelplane.resources.strategy import Analysis
 from tests.cli.conftest import Run
@@ -179,6 +180,11 @@ def test_status_and_describe_say_what_a_promotion_waits_for(run: Run, client: Fa
     shown = json.loads(run("status", "-o", "json").stdout)
     row = shown["environments"][0]["deployments"][0]
     assert row["moving"] == "1.1.0 AwaitingApproval: risk: waits for group leads"
+    lanes = {"west/1.1.0": Lane(promotion="fraud-2")}
+    in_lane = deployment(promotion="fraud-1", lanes=lanes)
+    client.resources[in_lane.key] = in_lane
+    shown = json.loads(run("status", "-o", "json").stdout)
+    assert shown["environments"][0]["deployments"][0]["moving"] == row["moving"]
     told = run("describe", "promotion", "fraud-2").stdout
     assert "Guarded by" in told
     assert "checks-7" in told

@@ -15,11 +15,12 @@ from modelplane.decisions.analysis import judge_many
 from modelplane.decisions.analysis_replay import replay_all
 from modelplane.decisions.judgements import read_judgement
 from modelplane.decisions.recordings import chunk_name
-from modelplane.resources.meta import ResourceKey
-from modelplane.resources.rollout import Judgement
+from modelplane.ports.store import Transaction
+from modelplane.resources.meta import Metadata, ResourceKey
+from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.strategy import Analysis, CanaryStrategy, Strategy
 from modelplane.resources.telemetry import TelemetryBatch, VariantSample
-from tests.controllers.plane import Plane, open_plane, revision
+from tests.controllers.plane import ANA, Plane, open_plane, revision
 
 pytestmark = pytest.mark.slow
 
@@ -228,3 +229,30 @@ async def test_a_rollout_that_finishes_while_it_is_judged_stops_nothing(
         await controller.tick()
         uid = (await plane.rollout()).metadata.uid
         assert not await plane.store.evidence([uid])
+
+
+async def test_what_a_traffic_policy_brought_since_undoes_nothing(tmp_path: Path) -> None:
+    """Whether a promotion was undone is told by the deployment's own next rollout."""
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        for _ in range(30):
+            await bench.second(stable=99, candidate=1, failed=1)
+            await bench.controller.tick()
+            await plane.settle()
+        found = await plane.rollout()
+        assert found.spec.stable is not None
+        transaction = Transaction(ANA)
+        transaction.update(found.with_status(phase="Promoted", reason="WithinMargins"))
+        for ordinal, lane in ((1, "test/3.0.0"), (2, "")):
+            number = found.spec.ordinal + ordinal
+            spec = found.spec.with_(ordinal=number, lane=lane, candidate=found.spec.stable)
+            if lane:
+                spec = spec.with_(candidate=revision("3.0.0"))
+            metadata = Metadata(name=f"delay-{number}", environment="production")
+            transaction.create(Rollout(metadata=metadata, spec=spec))
+        await plane.store.commit(transaction)
+        (recorded,) = await load_recorded(
+            plane.store, AnalysisReplayRequest(analysis=Analysis(), deployment="delay")
+        )
+        assert recorded.truth == "harmful"

@@ -12,7 +12,7 @@ from modelplane.controllers.analysis import AnalysisController
 from modelplane.decisions.judgements import read_judgement
 from modelplane.decisions.traffic import rule_name
 from modelplane.ports.store import Transaction
-from modelplane.resources.rollout import Judgement
+from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.strategy import (
     Analysis,
     CanaryStrategy,
@@ -40,6 +40,7 @@ class Bench:
         self.plane = plane
         self.metrics = MetricsRing()
         self.sequence = 0
+        self.beside: dict[str, Rollout] = {}
         self.controller = AnalysisController(
             plane.store, self.metrics, plane.fence, plane.clock, lambda key: None
         )
@@ -64,7 +65,7 @@ class Bench:
             rollout = await self.plane.rollout()
             steps["delay"] = {rollout.metadata.uid: rollout.status.step_id}
             # The controller learns of the strategy from the stored rollout.
-            self.controller._running = {rollout.metadata.uid: rollout}
+            self.controller._running = {rollout.metadata.uid: rollout, **self.beside}
         self.metrics.record(
             TelemetryBatch(
                 environment="production",
@@ -161,6 +162,40 @@ async def test_a_predicate_that_is_edited_begins_anew_among_its_users(tmp_path: 
         assert judgement.candidate_requests == 20
         assert not judgement.passes
         assert (await plane.rollout()).status.weight_pct == 5
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_harm_under_the_predicate_of_another_rollout_is_seen_too(
+    tmp_path: Path, fails: bool
+) -> None:
+    """Who is under it meets a candidate without a predicate as well."""
+    canary = CanaryStrategy(steps=(10,), analysis=Analysis(metrics=ERRORS), deadline_s=86400)
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start(Strategy(canary=canary))
+        other = await plane.rollout()
+        western = Strategy(canary=canary.with_(predicate=WEST))
+        spec = other.spec.with_(candidate=revision("3.0.0"), lane="west/3.0.0")
+        other = other.with_(
+            metadata=other.metadata.with_(uid="other"),
+            spec=spec,
+            status=other.status.with_(strategy=western),
+        )
+        bench.beside = {"other": other}
+        for _ in range(60):
+            await bench.second(
+                sample(STABLE, 90, 0),
+                sample(CANDIDATE, 10, 0),
+                sample(STABLE, 30, 0, rule=rule_name(WEST)),
+                sample(CANDIDATE, 10, 4 if fails else 0, rule=rule_name(WEST)),
+                judged=True,
+            )
+            if (await plane.rollout()).finished:
+                break
+        assert (await plane.rollout()).status.reason == ("Harm" if fails else "NeedsEvidence")
+        (part,) = (await bench.judgement()).slices
+        assert (part.name, part.harm) == (f"under {WEST}", fails)
+        assert part.candidate == pytest.approx(0.4 if fails else 0.0)
 
 
 async def test_parts_of_the_users_are_judged_and_shown(tmp_path: Path) -> None:

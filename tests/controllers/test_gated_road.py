@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modelplane.controllers.alias_guards import AliasGuardController
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.promotion_sources import admit_undo
 from modelplane.ports.situations import load_active, write_admission
@@ -368,3 +369,30 @@ async def test_what_the_environment_does_not_take_is_not_asked_for_and_stops_not
         await plane.write(staging.with_spec(require_signature=False))
         await plane.settle()
         assert await plane.serving("staging") == "2.0.0"
+
+
+async def test_what_a_traffic_policy_has_live_earns_no_guarded_alias(tmp_path: Path) -> None:
+    async with open_guarded(tmp_path) as plane:
+        await plane.begin()
+        await plane.push("1.0.0")
+        await plane.push("2.0.0")
+        await plane.apply("1.0.0")
+        await plane.settle()
+        await plane.apply("2.0.0")
+        await plane.settle()
+        last = (await plane.store.list(Rollout))[0][-1]
+        promotion = await plane.store.get(Promotion, last.spec.promotion, "production")
+        deployment = await plane.store.get(ModelDeployment, "delay", "production")
+        transaction = Transaction(ANA)
+        live = last.with_spec(lane="test/2.0.0").with_status(phase="Ramping", finished_at=None)
+        transaction.update(live)
+        transaction.update(promotion.with_status(phase="RollingOut"))
+        transaction.update(deployment.with_status(stable=last.spec.stable))
+        await plane.store.commit(transaction)
+        guards = AliasGuardController(plane.store, plane.fence, plane.clock)
+        await plane.move("live", "1.0.0")
+        await plane.write(policy(aliases=["live"]))
+        await plane.move("live", "2.0.0")
+        model = await plane.store.get(Model, "delay")
+        await guards.reconcile(model.key)
+        assert (await plane.store.get(Model, "delay")).status.aliases["live"] == "1.0.0"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from modelplane.controllers.promotion import PromotionController
 from modelplane.controllers.rollout import RolloutController
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata
@@ -162,15 +163,16 @@ async def test_a_policy_s_champion_is_recorded_though_the_own_rollout_never_had_
         await plane.promote(V1)
         await plane.settle()
         await plane.promote(V3)
+        await _begin_paused(plane)
         await plane.settle()
         await promote_in_lane(plane, V2, "west")
         await plane.settle()
-        await _pause(plane, "3.0.0")
-        await judge(plane, "2.0.0", passes=True)
+        await judge(plane, "2.0.0")
         await plane.settle()
         plane.clock.step(60)
         await judge(plane, "2.0.0", passes=True)
         await plane.settle()
+        assert (await phases(plane))["3.0.0"] == "Superseded"
         assert (await plane.deployment()).status.stable == V2
         model = await plane.store.get(Model, "delay")
         assert [(s.champion, s.challenger) for s in model.status.serving] == [("2.0.0", None)]
@@ -212,15 +214,27 @@ async def test_nothing_of_a_deleted_deployment_runs_on(tmp_path: Path, anew: boo
         assert anew or await plane.replicas() == {}, "what serves stays until something else can"
 
 
-async def _pause(plane: Plane, version: str) -> None:
-    """Have the running rollout of `version` wait, as if it had never had traffic."""
-    rollouts, _ = await plane.store.list(Rollout)
-    (rollout,) = [r for r in rollouts if r.spec.candidate.version == version and not r.finished]
-    status = rollout.status.with_(
-        phase="Deploying", weight_pct=0.0, step_id=0, steps=(), ramp_started_at=None
-    )
+async def test_a_first_rollout_that_begins_meanwhile_is_not_taken_for_one_of_before(
+    tmp_path: Path,
+) -> None:
+    async with open_plane(tmp_path) as plane:
+        await plane.declare(CANARY)
+        read_before = await plane.deployment()
+        await plane.promote(V1)
+        await _begin_paused(plane)
+        rollouts = next(r for r in plane.reconcilers if isinstance(r, RolloutController))
+        await rollouts._end_orphans(read_before.key, read_before)
+        assert not (await plane.rollout()).finished
+
+
+async def _begin_paused(plane: Plane) -> None:
+    """Begin the rollout of the latest promotion, and pause it before its replicas start."""
+    promotions = next(r for r in plane.reconcilers if isinstance(r, PromotionController))
+    name = (await plane.deployment()).status.promotion or ""
+    for _ in range(3):
+        await promotions.reconcile((await plane.store.get(Promotion, name, "production")).key)
     transaction = Transaction(ANA)
-    transaction.update(rollout.with_spec(paused=True).with_(status=status))
+    transaction.update((await plane.rollout()).with_spec(paused=True))
     await plane.store.commit(transaction)
 
 

@@ -6,6 +6,7 @@ import doctest
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,6 +136,21 @@ def test_so_many_wait_and_no_more_and_the_newest_stay() -> None:
     newest = pairs.add("shadow", [many[-1]], tolerance=0.0, now_s=0.0)
     assert newest == {"default": Comparison(compared=1)}
     assert pairs.add("shadow", [many[0]], tolerance=0.0, now_s=0.0) == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param([[0.0] * 50_000], id="values in arrays in arrays"),
+        pytest.param(["x" * 1_000_000], id="one long text"),
+    ],
+)
+def test_what_waits_is_bounded_however_it_is_written(data: list[Any]) -> None:
+    pairs = Pairs()
+    answer = {"outputs": [{"name": "y", "data": data}]}
+    many = [KeptAnswer(f"default/{number}", 200, answer) for number in range(100)]
+    pairs.add("stable", many, tolerance=0.0, now_s=0.0)
+    assert 0 < pairs.waiting <= MAX_WAITING_VALUES // 30_000
 
 
 @given(answer=st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda inner: (

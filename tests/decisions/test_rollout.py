@@ -139,7 +139,11 @@ ASKED = {"subject": "ana", "reason": "known bug", "at": NOW}
         (ramping(), spec(), {"split": AppliedSplit()}, "hold", "WeightNotApplied"),
         (ramping(), spec(), {"split": AppliedSplit({UID: 1}, NOW)}, "hold", "WeightNotApplied"),
         (ramping(), spec(), {"split": AppliedSplit({"other": 2}, NOW)}, "hold", "WeightNotApplied"),
-        (ramping(), spec(), {"split": AppliedSplit(refusal="bad")}, "hold", "GatewayRefused"),
+        (ramping(), spec(), {"split": AppliedSplit(refusal="bad")}, "fail", "GatewayRefused"),
+        (
+            ramping(steps=(RolloutStep(id=2, weight_pct=5, started_at=NOW - timedelta(seconds=9)),)),
+            spec(), {"split": AppliedSplit(refusal="bad")}, "hold", "GatewayRefused",
+        ),
         (ramping(), spec(), {"judgement": None}, "hold", "WaitingForTraffic"),
         (ramping(), spec(), {"judgement": judged(1)}, "hold", "WaitingForTraffic"),
         (

@@ -162,8 +162,14 @@ def outcome(decision: RolloutDecision) -> tuple[str, str]:
         (HELD, ramping(50, strategy=WESTERN), spec(), PASSED, "advance StrategyChanged"),
         (WESTERN, ramping(50, strategy=HELD), spec(paused=True), {}, "advance StrategyChanged"),
         (WESTERN, ramping(10, strategy=WESTERN), spec(), PASSED, "promote WithinMargins"),
-        (WESTERN, ramping(50, strategy=HELD), spec(request=PROMOTE), {}, "promote PromoteRequested"),
-        (WESTERN, ramping(50, strategy=HELD), spec(request=ROLL_BACK), {}, "rollback RollbackRequested"),
+        (
+            WESTERN, ramping(50, strategy=HELD), spec(request=PROMOTE), {},
+            "promote PromoteRequested",
+        ),
+        (
+            WESTERN, ramping(50, strategy=HELD), spec(request=ROLL_BACK), {},
+            "rollback RollbackRequested",
+        ),
         (
             SHADOW, shadowing(strategy=WESTERN), spec(), {"judgement": compared()},
             "advance StrategyChanged",

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from modelplane.decisions.admission import Asked
 from modelplane.decisions.inputs import input_types
+from modelplane.decisions.notification_text import describe_event
+from modelplane.decisions.promotion_events import event_of
 from modelplane.decisions.traffic_policies import (
     MAX_POLICIES,
     PolicyAdmission,
@@ -27,7 +29,7 @@ from modelplane.errors import InvalidResource
 from modelplane.resources.environment import Environment, EnvironmentSpec
 from modelplane.resources.manifest import read_document
 from modelplane.resources.meta import Metadata, Subject
-from modelplane.resources.model import ModelVersion, ModelVersionSpec
+from modelplane.resources.model import Model, ModelSpec, ModelVersion, ModelVersionSpec
 from modelplane.resources.model_deployment import Lane, ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
 from modelplane.resources.rollout import Rollout
@@ -308,3 +310,16 @@ def test_a_policy_whose_version_served_and_was_replaced_has_ended() -> None:
     assert "apply the policy again" in replaced.message
     again = decide_status(applied.with_(status=replaced), other, {}, {}, None, now=NOW)
     assert again == replaced
+
+
+def test_people_are_told_which_policy_asked() -> None:
+    (made,) = admit(policy()).promotions
+    done = made.with_status(phase="Done", reason="TestOver", message="the test is over, pass")
+    model = Model(metadata=Metadata(name="delay"), spec=ModelSpec())
+    event = event_of(made, done, model, NOW)
+    assert event is not None
+    assert ("Traffic policy", "west") in describe_event(event).facts
+    own = made.with_spec(lane="")
+    event = event_of(own, own.with_status(phase="Done"), model, NOW)
+    assert event is not None
+    assert "trafficPolicy" not in event.data

@@ -104,15 +104,17 @@ def test_who_grows_takes_no_user_from_a_younger_version() -> None:
     first = split_of(decide_split(deployment(), before, FLEET, None))
     second = split_of(decide_split(deployment(), grown, FLEET, first)).spec
     assert shares(second)["default"] == {"v1": 100, "v2": 3900, "v3": 6000}
+    assert [variant.weight_pct for variant in second.variants] == [1, 39, 60]
 
 
 def test_a_rule_that_is_new_leaves_users_on_the_versions_that_are_for_everybody() -> None:
     both = (live(V2, 2, 10, canary()), live(V3, 3, 20, canary()))
-    first = split_of(decide_split(deployment(), both, FLEET, None))
+    begun = split_of(decide_split(deployment(), both, FLEET, None))
+    first = split_of(decide_split(deployment(), both[1:], FLEET, begun))
     fourth = revision("4.0.0")
     west = live(fourth, 4, 30, canary(WEST))
     fleet = (*FLEET, replica(fourth))
-    second = split_of(decide_split(deployment(), (*both, west), fleet, first)).spec
+    second = split_of(decide_split(deployment(), (both[1], west), fleet, first)).spec
     everybody, rule = first.spec.rules[-1], second.rules[0]
     assert (rule.predicate, rule.salt) == (WEST, everybody.salt)
     before = [s.revision for s in everybody.segments for _ in range(s.width)]

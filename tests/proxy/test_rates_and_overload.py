@@ -125,7 +125,7 @@ async def test_too_many_requests_at_a_time_are_turned_away_at_once_and_the_other
 
 async def test_a_candidate_at_its_limit_does_not_take_stables_place(running: Gateway) -> None:
     stable = await running.upstream("room-s")
-    candidate = await running.upstream("room-c", "slow", slow_s=0.3)
+    candidate = await running.upstream("room-c", "slow", slow_s=2.0)
     plan = split_plan(
         "room",
         stable=(stable,),

@@ -13,9 +13,11 @@ import httpx
 import pytest
 import xxhash
 
+from modelplane.decisions.assignment import assign
 from modelplane.decisions.routing import OVERRIDE_RULE, Mirror, RoutePlan, Rule, Segment
 from modelplane.decisions.segments import allocate
 from modelplane.decisions.traffic import rule_name
+from modelplane.expressions.predicates import RequestFacts
 from modelplane.ports.proxy import SliceCounts
 from modelplane.resources.strategy import Slice
 from tests.proxy.gateway import Gateway, until
@@ -331,6 +333,28 @@ async def test_a_version_without_traffic_is_met_by_who_asks_for_it_alone(running
     assert len(servers["b"].requests) == 50
     counts = {"preview.a": 50, f"preview.b|{OVERRIDE_RULE}": 50}
     assert "preview.b" not in (await running.read_counts(counts)).variants
+
+
+async def test_a_revision_of_the_same_version_is_chosen_by_its_digest(running: Gateway) -> None:
+    servers = await replicas(running, "alike", "abc")
+    stable, *others = ruled_plan(
+        "alike", replicas=servers, rules=(rule("alike"),), allow_override=True
+    ).variants
+    variants = (stable, *(replace(other, version=STABLE) for other in others))
+    plan = RoutePlan("alike", 1, variants, rules=(rule("alike"),), allow_override=True)
+    await publish(running, plan)
+    async with Connection(running.config.port) as connection:
+        for asked, name in ((STABLE, "a"), ("a", "a"), ("b", "b"), ("c", "c")):
+            headers = {"x-modelplane-version": asked}
+            answer = await connection.post("/v2/models/alike/infer", b"{}", headers.items())
+            assert json.loads(answer.body)["served_by"] == f"alike-{name}"
+            found = assign(plan, RequestFacts(headers=headers))
+            assert (found.cluster, found.version) == (f"alike.{name}", STABLE)
+        unknown = await connection.post(
+            "/v2/models/alike/infer", b"{}", [("x-modelplane-version", "d")]
+        )
+    assert unknown.status == 404
+    assert json.loads(unknown.body)["error"].endswith("served now: 1.0.0")
 
 
 async def test_a_tester_sees_the_failure_of_the_version(running: Gateway) -> None:

@@ -291,6 +291,11 @@ BAD_FIELDS = [
         "spec.stage",
         "'development', 'staging' or 'production', got the text 'prod'",
     ),
+    (
+        HEAD + "metadata: {name: a}\nspec: {model: a, userHeader: x-modelplane-user}",
+        "spec.userHeader",
+        "gateways drop what clients send as x-modelplane-user",
+    ),
     ("just words", "", "a map with apiVersion and kind"),
 ]
 

@@ -133,15 +133,17 @@ def _moving(overview: Overview, deployment: ModelDeployment) -> str:
 
 
 def _waiting(overview: Overview, deployment: ModelDeployment) -> str:
-    """Return which version waits to come here, and what for."""
+    """Return which versions wait to come here, and what for; those of traffic policies too."""
+    status = deployment.status
+    latest = {status.promotion, *(lane.promotion for lane in status.lanes.values())}
+    waiting = []
     for promotion in overview.promotions:
         same = promotion.metadata.environment == deployment.metadata.environment
-        latest = same and promotion.metadata.name == deployment.status.promotion
-        if latest and promotion.status.phase in WAITING_PROMOTION:
-            status = promotion.status
-            what = f"{promotion.spec.revision.version} {status.phase}: {status.message}"
-            return what.rstrip(": ")
-    return ""
+        mine = same and promotion.metadata.name in latest
+        if mine and promotion.status.phase in WAITING_PROMOTION:
+            version, found = promotion.spec.revision.version, promotion.status
+            waiting.append(f"{version} {found.phase}: {found.message}".rstrip(": "))
+    return ", ".join(waiting)
 
 
 def _trouble(overview: Overview, deployment: ModelDeployment) -> str:

@@ -59,6 +59,7 @@ class _Case:
     deployment: ModelDeployment
     settings: AnalysisSettings
     strategy: Strategy
+    beside: Mapping[str, str]
 
     @property
     def uid(self) -> str:
@@ -176,8 +177,28 @@ class AnalysisController:
             )
             if deployment is None:
                 continue
-            cases.append(_Case(rollout, deployment, settings_of(analysis), strategy))
+            beside = self._rules_beside(rollout, strategy)
+            settings = settings_of(analysis)
+            settings = replace(settings, slices=(*settings.slices, *beside.values()))
+            cases.append(_Case(rollout, deployment, settings, strategy, beside))
         return cases
+
+    def _rules_beside(self, rollout: Rollout, strategy: Strategy) -> dict[str, str]:
+        """Return the rules under which users meet the candidate besides its own, as parts.
+
+        Without a predicate it is met under those of the other rollouts too. Harm there is judged
+        as harm to a part of the users is.
+        """
+        if strategy.predicate or strategy.shadow is not None:
+            return {}
+        place = (rollout.metadata.environment, rollout.spec.deployment)
+        predicates = {
+            other.status.strategy.predicate
+            for other in self._running.values()
+            if other.status.strategy is not None
+            and (other.metadata.environment, other.spec.deployment) == place
+        }
+        return {rule_name(text): f"under {text}" for text in sorted(predicates) if text}
 
     async def _states(self, cases: Sequence[_Case]) -> list[EvidenceState]:
         unknown = [case for case in cases if case.uid not in self._evidence]
@@ -292,6 +313,7 @@ def _tick(case: _Case, batch: TelemetryBatch, created: datetime) -> Tick:
         spec.candidate.short,
         rule=case.rule,
         is_mirrored=case.strategy.shadow is not None,
+        beside=case.beside,
     )
     if batch.at <= created:
         # Before this rollout only stable's normal is of interest; the same revision may have

@@ -68,7 +68,7 @@ class RolloutController:
         deployment = await self._store.find(ModelDeployment, key.name, key.environment)
         if deployment is None or not (deployment.status.rollout or deployment.status.lanes):
             # What a deployment of this name left behind that was deleted, and made anew perhaps.
-            await self._end_orphans(key)
+            await self._end_orphans(key, deployment)
         if deployment is None:
             return None
         environment = await self._store.get(Environment, key.environment or "")
@@ -92,13 +92,14 @@ class RolloutController:
         after_s = [d.requeue_after_s for _, d in decided if d.requeue_after_s is not None]
         return min(after_s, default=None)
 
-    async def _end_orphans(self, key: ResourceKey) -> None:
-        """End the rollouts that no deployment has any more."""
+    async def _end_orphans(self, key: ResourceKey, anew: ModelDeployment | None) -> None:
+        """End the rollouts that no deployment has any more; not what begins in `anew` meanwhile."""
         labels = {"deployment": key.name}
         rollouts, _ = await self._store.list(Rollout, key.environment, labels=labels)
         transaction = Transaction(SUBJECT, "deployment deleted", fence=self._fence.lease)
         for rollout in rollouts:
-            if not rollout.finished:
+            is_before = anew is None or rollout.spec.ordinal <= anew.status.rollouts
+            if is_before and not rollout.finished:
                 status = end_without_deployment(rollout.status, now=self._clock.now())
                 transaction.update(rollout.with_(status=status), "rollout.fail")
         if transaction:

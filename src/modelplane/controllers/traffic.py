@@ -35,6 +35,7 @@ class TrafficController:
         Rollout,
         Replica,
         TrafficSplit,
+        Environment,
     )
 
     def __init__(self, store: Store, fence: Fence) -> None:
@@ -42,11 +43,20 @@ class TrafficController:
         self._fence = fence
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
-        """The deployment that the resource is, or belongs to."""
-        yield deployment_key(resource)
+        """The deployment that the resource is, or belongs to; an environment itself."""
+        yield resource.key if isinstance(resource, Environment) else deployment_key(resource)
 
     async def reconcile(self, key: ResourceKey) -> float | None:
-        """Write the split that one deployment should have now."""
+        """Write the splits that depend on one deployment, or on where an environment's mesh is."""
+        if key.kind != Environment.__name__:
+            await self._reconcile_deployment(key)
+            return None
+        for deployment in (await self._store.list(ModelDeployment))[0]:
+            if deployment.spec.mirror_to:
+                await self._reconcile_deployment(deployment.key)
+        return None
+
+    async def _reconcile_deployment(self, key: ResourceKey) -> None:
         deployment = await self._store.find(ModelDeployment, key.name, key.environment)
         split = await self._store.find(TrafficSplit, key.name, key.environment)
         transaction = Transaction(SUBJECT, fence=self._fence.lease)
@@ -76,7 +86,6 @@ class TrafficController:
                 transaction.update(split.with_(spec=spec), "traffic.split")
         if transaction:
             await self._store.commit(transaction)
-        return None
 
     async def _remotes(self, deployment: ModelDeployment) -> tuple[SplitRemote, ...]:
         if not deployment.spec.mirror_to:

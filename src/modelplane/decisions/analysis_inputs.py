@@ -7,8 +7,8 @@ gateways report. Only data; nothing here keeps or concludes anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from modelplane.decisions.routing import OVERRIDE_RULE
@@ -199,6 +199,7 @@ def tick_from_batch(
     *,
     rule: str = DEFAULT_RULE,
     is_mirrored: bool = False,
+    beside: Mapping[str, str] | None = None,
 ) -> Tick:
     """Read one rollout's counts from what a gateway sent.
 
@@ -213,7 +214,11 @@ def tick_from_batch(
         compared.
     is_mirrored
         Whether the candidate gets copies only: those of everybody are made under every rule.
+    beside
+        Other rules under which users meet the candidate, with what they are called: each is a
+        part of the users by itself, since stable has another share of the requests there.
     """
+    names = beside or {}
     own = [sample for sample in batch.samples if sample.deployment == deployment]
     every_rule = is_mirrored and rule == DEFAULT_RULE
     return Tick(
@@ -222,9 +227,13 @@ def tick_from_batch(
         sequence=batch.sequence,
         at=batch.at,
         step_id=batch.steps.get(deployment, {}).get(rollout_uid),
-        stable=_counts(s for s in own if s.revision == stable and _is_under(s, rule, every_rule)),
-        candidate=_counts(
-            s for s in own if s.revision == candidate and _is_under(s, rule, every_rule)
+        stable=_with_parts(
+            _counts(s for s in own if s.revision == stable and _is_under(s, rule, every_rule)),
+            [(names[s.rule], s) for s in own if s.revision == stable and s.rule in names],
+        ),
+        candidate=_with_parts(
+            _counts(s for s in own if s.revision == candidate and _is_under(s, rule, every_rule)),
+            [(names[s.rule], s) for s in own if s.revision == candidate and s.rule in names],
         ),
         seconds=batch.seconds,
     )
@@ -234,6 +243,13 @@ def _is_under(sample: VariantSample, rule: str, every_rule: bool) -> bool:
     name = sample.rule or DEFAULT_RULE
     # Requests that chose their version themselves say nothing of anybody else.
     return name == rule or (every_rule and name != OVERRIDE_RULE)
+
+
+def _with_parts(counts: VersionCounts, parts: Sequence[tuple[str, VariantSample]]) -> VersionCounts:
+    if not parts:
+        return counts
+    under = {name: Outcomes(sample.requests, sample.failures) for name, sample in parts}
+    return replace(counts, slices={**counts.slices, **under})
 
 
 def _counts(samples: Iterable[VariantSample]) -> VersionCounts:

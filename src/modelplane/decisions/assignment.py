@@ -147,13 +147,18 @@ def find_user(plan: RoutePlan, facts: RequestFacts) -> str | None:
 
 
 def _assign_by_header(plan: RoutePlan, chosen: str) -> Assignment:
-    live = {v.version: v.cluster for v in reversed(plan.variants) if v.endpoints}
-    if chosen in live:
+    met = plan.choices.get(chosen)
+    if met is not None:
         why = f"{VERSION_HEADER} chose {chosen}"
         return Assignment(
-            rule=OVERRIDE_RULE, reason="header", version=chosen, cluster=live[chosen], why=(why,)
+            rule=OVERRIDE_RULE,
+            reason="header",
+            version=met.version,
+            cluster=met.cluster,
+            why=(why,),
         )
-    why = f"{VERSION_HEADER} asks for {chosen[:80]!r}; live are {', '.join(sorted(live))}: 404"
+    live = sorted({variant.version for variant in plan.choices.values()})
+    why = f"{VERSION_HEADER} asks for {chosen[:80]!r}; live are {', '.join(live)}: 404"
     return Assignment(rule=OVERRIDE_RULE, reason="refused", why=(why,))
 
 

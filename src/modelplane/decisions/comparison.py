@@ -28,6 +28,9 @@ MAX_WAITING = 4096
 MAX_WAITING_VALUES = 500_000
 """Values in the answers of one side that wait."""
 
+_TEXT_CHARS = 32
+"""Of text, that take as much memory as a number in a list."""
+
 _SIDES = ("by stable", "by the shadow")
 Side = Literal["stable", "shadow"]
 
@@ -53,11 +56,17 @@ class KeptAnswer:
 
     @property
     def values(self) -> int:
-        """How many values it holds, about."""
-        outputs = (self.answer or {}).get("outputs")
-        outputs = outputs if isinstance(outputs, list) else []
-        data = (one.get("data") for one in outputs if isinstance(one, dict))
-        return 1 + sum(len(values) for values in data if isinstance(values, list))
+        """How many values it holds, about; long texts count for several."""
+        total, left = 1, list[Any](self.answer.values() if self.answer else ())
+        while left:
+            part = left.pop()
+            if isinstance(part, list | dict):
+                total += len(part)
+                parts = part.values() if isinstance(part, dict) else part
+                left += [below for below in parts if isinstance(below, list | dict | str)]
+            elif isinstance(part, str):
+                total += len(part) // _TEXT_CHARS
+        return total
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,9 @@ _TITLES: dict[EventType, str] = {
 }
 _FACTS = (
     ("Model", "model"), ("Version", "version"), ("Promotion", "promotion"), ("Run", "run"),
-    ("Pipeline", "pipeline"), ("Policy", "policy"), ("Author", "author"),
-    ("Requested by", "requester"), ("Expires", "expiresAt"), ("Reason", "reason"),
+    ("Pipeline", "pipeline"), ("Policy", "policy"), ("Traffic policy", "trafficPolicy"),
+    ("Author", "author"), ("Requested by", "requester"), ("Expires", "expiresAt"),
+    ("Reason", "reason"),
 )  # fmt: skip
 _LONGEST = 500
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from modelplane.decisions.rollout import policy_of
 from modelplane.resources.model import Model
 from modelplane.resources.notification import Event, EventType
 from modelplane.resources.promotion import GateOutcome, Promotion, PromotionStatus
@@ -50,6 +51,7 @@ def event_of(before: Promotion, after: Promotion, model: Model, now: datetime) -
         "revision": spec.revision.digest,
         "requester": spec.subject.name,
         "automatic": spec.automatic,
+        "trafficPolicy": policy_of(spec.lane),
         "phase": status.phase,
         "reason": status.reason,
         "message": status.message,

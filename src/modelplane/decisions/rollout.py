@@ -162,6 +162,11 @@ def decide_rollout(
         return _begin_again(moment)
     if spec.paused:
         return moment.hold(Reason.PAUSED, "paused by hand", phase="Paused")
+    return _decide_by_strategy(moment)
+
+
+def _decide_by_strategy(moment: Moment) -> RolloutDecision:
+    strategy = moment.observed.strategy
     if strategy.canary is not None:
         return decide_canary(moment, strategy.canary)
     if strategy.rolling is not None:

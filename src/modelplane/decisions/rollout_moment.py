@@ -33,6 +33,10 @@ LOOK_AGAIN_S = 5.0
 """How late to look again at the most: not every edit of a strategy wakes the rollout."""
 
 
+REFUSED_FOR_S = 60.0
+"""A rollout whose present step the gateway refuses for so many seconds is over."""
+
+
 class Verdict(StrEnum):
     """What the decision does."""
 
@@ -280,11 +284,20 @@ class Moment:
         return RolloutDecision(Verdict.HOLD, reason, status, min(max(after_s, 0.05), LOOK_AGAIN_S))
 
     def hold_until_applied(self) -> RolloutDecision | None:
-        """Hold while the gateway has not acknowledged the present step; None once it has."""
+        """Hold while the gateway has not acknowledged the present step; None once it has.
+
+        What it goes on refusing ends: a split that is refused whole would also keep the share of
+        another rollout that is taken back meanwhile.
+        """
         if self.is_applied:
             return None
-        if self.observed.split.refusal:
-            return self.hold(Reason.GATEWAY_REFUSED, self.observed.split.refusal)
+        refusal = self.observed.split.refusal
+        if refusal:
+            steps = self.status.steps
+            since_s = (self.now - steps[-1].started_at).total_seconds() if steps else 0.0
+            if since_s >= REFUSED_FOR_S:
+                return self.finish(Verdict.FAIL, Reason.GATEWAY_REFUSED, refusal)
+            return self.hold(Reason.GATEWAY_REFUSED, refusal)
         return self.hold(Reason.NOT_APPLIED, "waiting for the gateway to apply the weight")
 
     def hold_until_known(self, nobody: str) -> RolloutDecision | None:

@@ -257,6 +257,17 @@ class RoutePlan:
         return (Rule(DEFAULT_RULE, "", self.salt, segments),)
 
     @property
+    def choices(self) -> dict[str, Variant]:
+        """What the header that chooses may say: a live version, or a revision's short digest.
+
+        Of several revisions of one version, which differ in their runtime, the version means the
+        first; the others are met by their digests.
+        """
+        live = [variant for variant in reversed(self.variants) if variant.endpoints]
+        digests = {variant.cluster.rpartition(".")[2]: variant for variant in live}
+        return digests | {variant.version: variant for variant in live}
+
+    @property
     def stable(self) -> Variant:
         """The variant that serves by default and answers what a candidate fails."""
         return next(variant for variant in self.variants if variant.role == "stable")

@@ -104,19 +104,18 @@ def decide_split(
         return None
     live = [_live(deployment, rollout, replicas, current) for rollout in running]
     rules = _rules(stable.digest, live, current)
-    weights = {segment.revision: segment.width for segment in rules[-1].segments}
-    rest_pct = weights.get(stable.digest, 0) * 100 / TOTAL_WEIGHT
+    held = {rule.predicate: _held(rule) for rule in rules}
     spec = deployment.spec
     claim = f"x-user-{spec.user_claim.replace('_', '-')}" if spec.user_claim else None
     return TrafficSplitSpec(
         deployment=deployment.metadata.name,
         variants=(
-            _variant(stable, "stable", rest_pct, endpoints),
+            _variant(stable, "stable", held[""].get(stable.digest, 0), endpoints),
             *(
                 _variant(
                     one.rollout.spec.candidate,
                     "shadow" if one.strategy and one.strategy.shadow else "candidate",
-                    one.weight * 100 / TOTAL_WEIGHT,
+                    held.get(one.predicate, {}).get(one.revision, 0),
                     one.endpoints,
                 )
                 for one in live
@@ -213,9 +212,7 @@ def _shares(under: Sequence[_Live], before: SplitRule | None) -> dict[str, int]:
     Each keeps what it has, as far as it still wants it; what it wants more it takes from stable,
     which keeps `STABLE_FLOOR` beside several: without it none of them could be judged.
     """
-    held: dict[str, int] = {}
-    for segment in before.segments if before is not None else ():
-        held[segment.revision] = held.get(segment.revision, 0) + segment.width
+    held = _held(before) if before is not None else {}
     shares = {one.revision: min(one.weight, held.get(one.revision, 0)) for one in under}
     several = sum(one.weight > 0 for one in under) > 1
     left = TOTAL_WEIGHT - sum(shares.values()) - (STABLE_FLOOR if several else 0)
@@ -224,6 +221,14 @@ def _shares(under: Sequence[_Live], before: SplitRule | None) -> dict[str, int]:
         shares[one.revision] += more
         left -= more
     return {revision: share for revision, share in shares.items() if share}
+
+
+def _held(rule: SplitRule) -> dict[str, int]:
+    """Return the basis points that each revision has under a rule."""
+    held: dict[str, int] = {}
+    for segment in rule.segments:
+        held[segment.revision] = held.get(segment.revision, 0) + segment.width
+    return held
 
 
 def _slices(live: Sequence[_Live]) -> tuple[Slice, ...]:
@@ -239,14 +244,14 @@ def _slices(live: Sequence[_Live]) -> tuple[Slice, ...]:
 def _variant(
     revision: Revision,
     role: Literal["stable", "candidate", "shadow"],
-    weight_pct: float,
+    width: int,
     endpoints: tuple[SplitEndpoint, ...],
 ) -> SplitVariant:
     return SplitVariant(
         revision=revision.digest,
         version=revision.version,
         role=role,
-        weight_pct=weight_pct,
+        weight_pct=width * 100 / TOTAL_WEIGHT,
         endpoints=endpoints,
     )
 

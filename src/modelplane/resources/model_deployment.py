@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from modelplane.resources.limits import Limits
 from modelplane.resources.meta import Condition, ModelName, Name, Part, Resource
@@ -102,6 +102,13 @@ class ModelDeploymentSpec(Part):
         if self.user_cookie is not None and self.user_claim is not None:
             raise ValueError("userCookie and userClaim are two ways; write one of them")
         return self
+
+    @field_validator("user_header")
+    @classmethod
+    def _header_reaches_the_rules(cls, name: str) -> str:
+        if name.startswith(("x-modelplane-", "x-envoy-")):
+            raise ValueError(f"gateways drop what clients send as {name}")
+        return name
 
 
 class WarmRevision(Part):

@@ -85,25 +85,25 @@ def _routes_at(
 
 
 def _override_routes(plan: RoutePlan, prefix: str, rewrite: str) -> Iterator[Any]:
-    """Yield routes for requests that name their version; of several alike the first counts.
+    """Yield routes for requests that name their version.
 
-    A tester wants to meet that version and nothing else, so stable does not answer for it.
+    A tester wants to meet that version and nothing else, so that no other answers a retry.
     """
-    live = {v.version: v.cluster for v in reversed(plan.variants) if v.endpoints}
-    for version, cluster in sorted(live.items()):
-        match = {"name": VERSION_HEADER, "string_match": {"exact": version}}
+    for name, variant in sorted(plan.choices.items()):
+        match = {"name": VERSION_HEADER, "string_match": {"exact": name}}
         yield route_components_pb2.Route(
             name=OVERRIDE_RULE,
             match={"path_separated_prefix": prefix, "headers": [match]},
             route={
-                "cluster": cluster,
+                "cluster": variant.cluster,
                 "prefix_rewrite": rewrite,
                 "timeout": _duration(plan.timeout_s),
                 "retry_policy": _retries(plan, shield=False),
             },
         )
     named = {"name": VERSION_HEADER, "present_match": True}
-    yield _not_served({"path_separated_prefix": prefix, "headers": [named]}, sorted(live))
+    live = sorted({variant.version for variant in plan.choices.values()})
+    yield _not_served({"path_separated_prefix": prefix, "headers": [named]}, live)
 
 
 def _not_served(match: dict[str, Any], served: Sequence[str]) -> Any:
