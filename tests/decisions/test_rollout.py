@@ -97,6 +97,7 @@ def decide(
     return decide_rollout(spec_ or spec(), status or ramping(), observed(**world), now=NOW)
 
 
+SOON = NOW - timedelta(seconds=9)
 STARTING = RolloutStatus(phase="Deploying", started_at=NOW - timedelta(seconds=30))
 ASKED = {"subject": "ana", "reason": "known bug", "at": NOW}
 
@@ -141,7 +142,7 @@ ASKED = {"subject": "ana", "reason": "known bug", "at": NOW}
         (ramping(), spec(), {"split": AppliedSplit({"other": 2}, NOW)}, "hold", "WeightNotApplied"),
         (ramping(), spec(), {"split": AppliedSplit(refusal="bad")}, "fail", "GatewayRefused"),
         (
-            ramping(steps=(RolloutStep(id=2, weight_pct=5, started_at=NOW - timedelta(seconds=9)),)),
+            ramping(steps=(RolloutStep(id=2, weight_pct=5, started_at=SOON),)),
             spec(), {"split": AppliedSplit(refusal="bad")}, "hold", "GatewayRefused",
         ),
         (ramping(), spec(), {"judgement": None}, "hold", "WaitingForTraffic"),

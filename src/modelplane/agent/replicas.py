@@ -46,9 +46,7 @@ class Replicas:
         if runner is not None:
             runner.update(replica)
         elif not (replica.spec.stopped and replica.status.phase == "Stopped"):
-            runner = ReplicaRunner(
-                replica, self._node, self._routing, self._fronting, self._report
-            )
+            runner = ReplicaRunner(replica, self._node, self._routing, self._fronting, self._report)
             self._runners[uid] = runner
             task = asyncio.create_task(self._run(runner), name=str(replica.key))
             self._tasks[uid] = task
