@@ -11,7 +11,7 @@ import pytest
 from modelplane.adapters.metrics.ring import MetricsRing
 from modelplane.api.analysis_replay import AnalysisReplayRequest, load_recorded
 from modelplane.controllers.analysis import AnalysisController
-from modelplane.decisions.analysis import judge_many
+from modelplane.decisions.analysis import EvidenceState, judge_many, start_evidence
 from modelplane.decisions.analysis_replay import replay_all
 from modelplane.decisions.judgements import read_judgement
 from modelplane.decisions.recordings import chunk_name
@@ -21,6 +21,7 @@ from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.strategy import Analysis, CanaryStrategy, Strategy
 from modelplane.resources.telemetry import TelemetryBatch, VariantSample
 from tests.controllers.plane import ANA, Plane, open_plane, revision
+from tests.controllers.test_lanes import promote_in_lane
 
 pytestmark = pytest.mark.slow
 
@@ -207,6 +208,41 @@ async def test_old_recordings_are_removed(tmp_path: Path, monkeypatch: pytest.Mo
         await bench.second(stable=100)
         await controller.tick()
         assert not await plane.store.evidence([name])
+
+
+async def test_what_runs_beside_does_not_hide_what_was_learned_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[str, EvidenceState | None]] = []
+
+    def start(uid: str, settings: Any, history: EvidenceState | None) -> EvidenceState:
+        begun.append((uid, history))
+        return start_evidence(uid, settings, history)
+
+    async with open_plane(tmp_path) as plane:
+        bench = Bench(plane)
+        await bench.start()
+        for _ in range(30):
+            await bench.second(stable=99, candidate=1, failed=1)
+            await bench.controller.tick()
+            await plane.settle()
+        learned = await plane.rollout()
+        assert learned.finished
+        await promote_in_lane(plane, revision("3.0.0"), "beside")
+        await plane.settle()
+        await promote_in_lane(plane, revision("4.0.0"), "newest")
+        await plane.settle()
+        monkeypatch.setattr("modelplane.controllers.analysis.start_evidence", start)
+        controller = await bench.new_controller()
+        rollouts, _ = await plane.store.list(Rollout)
+        newest = max(rollouts, key=lambda rollout: rollout.spec.ordinal)
+        controller._running = {newest.metadata.uid: newest}
+        await bench.second(stable=100)
+        await controller.tick()
+        ((uid, history),) = begun
+        assert uid == newest.metadata.uid
+        assert history is not None
+        assert history.rollout_uid == learned.metadata.uid
 
 
 async def test_a_rollout_that_finishes_while_it_is_judged_stops_nothing(

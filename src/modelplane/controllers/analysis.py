@@ -47,6 +47,9 @@ _log = structlog.get_logger(__name__)
 
 SUBJECT = Subject(name="system:analysis")
 TICK_S = 1.0
+LOOK_BACK = 8
+"""Rollouts before one that are looked at: several may run beside each other."""
+
 HISTORY_S = 1800.0
 """How far back stable's ordinary scatter is learned from, when a rollout begins."""
 
@@ -215,17 +218,27 @@ class AnalysisController:
         return [_of_rule(self._evidence[case.uid], case) for case in cases]
 
     async def _history(self, case: _Case) -> EvidenceState | None:
-        """Return the evidence of the rollout before, which knows how stable's failures scatter.
+        """Return the evidence of a rollout before, which knows how stable's failures scatter.
 
-        Under another predicate stable answers other requests, which may scatter otherwise.
+        Under another predicate stable answers other requests, which may scatter otherwise; and
+        one that runs beside knows no more than this one.
         """
-        before = f"{case.rollout.spec.deployment}-{case.rollout.spec.ordinal - 1}"
-        rollout = await self._store.find(Rollout, before, case.rollout.metadata.environment)
-        strategy = rollout.status.strategy if rollout is not None else None
-        if rollout is None or strategy is None or rule_name(strategy.predicate) != case.rule:
-            return None
-        stored = await self._store.evidence([rollout.metadata.uid])
-        return _read_state(stored.get(rollout.metadata.uid))
+        for back in range(1, LOOK_BACK + 1):
+            rollout = await self._before(case.rollout, back)
+            strategy = rollout.status.strategy if rollout is not None else None
+            if rollout is None or strategy is None or not rollout.finished:
+                continue
+            if rule_name(strategy.predicate) == case.rule:
+                stored = await self._store.evidence([rollout.metadata.uid])
+                state = _read_state(stored.get(rollout.metadata.uid))
+                if state is not None:
+                    return state
+        return None
+
+    async def _before(self, rollout: Rollout, back: int) -> Rollout | None:
+        """Return the deployment's rollout of so many ordinals before."""
+        name = f"{rollout.spec.deployment}-{rollout.spec.ordinal - back}"
+        return await self._store.find(Rollout, name, rollout.metadata.environment)
 
     def _ticks(self, case: _Case, state: EvidenceState) -> list[Tick]:
         rollout = case.rollout
@@ -291,15 +304,18 @@ class AnalysisController:
         transaction.put_evidence(uid, record)
 
     async def _drop_old_recording(self, transaction: Transaction, rollout: Rollout) -> None:
-        """Bound what is kept: the recording of the rollout before the newest twenty goes."""
-        name = f"{rollout.spec.deployment}-{rollout.spec.ordinal - KEPT_ROLLOUTS}"
-        old = await self._store.find(Rollout, name, rollout.metadata.environment)
-        if old is None:
-            return
-        uid = old.metadata.uid
-        stored = (await self._store.evidence([uid])).get(uid) or {}
-        for index in range(int(stored.get("chunks", 0))):
-            transaction.put_evidence(chunk_name(uid, index), None)
+        """Bound what is kept: recordings of rollouts before the newest twenty go.
+
+        Of those that still ran when their turn came, a few are looked at again.
+        """
+        for back in range(KEPT_ROLLOUTS, KEPT_ROLLOUTS + LOOK_BACK):
+            old = await self._before(rollout, back)
+            if old is None or not old.finished:
+                continue
+            uid = old.metadata.uid
+            stored = (await self._store.evidence([uid])).get(uid) or {}
+            for index in range(int(stored.get("chunks", 0))):
+                transaction.put_evidence(chunk_name(uid, index), None)
 
 
 def _tick(case: _Case, batch: TelemetryBatch, created: datetime) -> Tick:
