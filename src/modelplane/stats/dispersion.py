@@ -21,8 +21,8 @@ the Gauss-Newton method", Biometrika 61 (1974).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,10 @@ class DispersionState:
         sum of scaled squared differences, sum of their expectations under independence, pairs.
     totals
         All failures seen and the seconds that had trials, shape ``(*rows, 2)``.
-    origin
-        As that of :class:`modelplane.stats.sequential.SequentialState`.
     """
 
     scales: FloatArray
     totals: FloatArray
-    origin: tuple[DispersionState, int] | None = field(default=None, init=False, repr=False)
 
 
 def new_dispersion(rows: int | tuple[int, ...] = 1) -> DispersionState:
@@ -229,9 +226,6 @@ def _history_factor(history_s: FloatArray) -> FloatArray:
 
 def stack_dispersion(states: Sequence[DispersionState]) -> DispersionState:
     """Rows of several states, one after another along the first axis."""
-    whole = _whole(states)
-    if whole is not None:
-        return whole
     return DispersionState(
         np.concatenate([state.scales for state in states]),
         np.concatenate([state.totals for state in states]),
@@ -240,25 +234,11 @@ def stack_dispersion(states: Sequence[DispersionState]) -> DispersionState:
 
 def split_dispersion(state: DispersionState, sizes: Sequence[int]) -> list[DispersionState]:
     """Undo :func:`stack_dispersion`."""
-    parts = []
-    for start, stop in pairwise([0, *accumulate(sizes)]):
-        part = DispersionState(state.scales[start:stop], state.totals[start:stop])
-        object.__setattr__(part, "origin", (state, start))
-        parts.append(part)
-    return parts
-
-
-def _whole(states: Sequence[DispersionState]) -> DispersionState | None:
-    """Return the state that was split into just these parts, in this order; None if none was."""
-    if states[0].origin is None:
-        return None
-    whole, expected = states[0].origin[0], 0
-    for state in states:
-        origin = state.origin
-        if origin is None or origin[0] is not whole or origin[1] != expected:
-            return None
-        expected += len(state.totals)
-    return whole if expected == len(whole.totals) else None
+    edges = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    return [
+        DispersionState(state.scales[start:stop], state.totals[start:stop])
+        for start, stop in pairwise(edges)
+    ]
 
 
 def dispersion_row_to_dict(state: DispersionState, row: int) -> dict[str, Any]:

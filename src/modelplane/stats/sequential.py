@@ -36,7 +36,7 @@ sequences", Annals of Statistics 49 (2021): bounds valid at every look.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,10 +112,6 @@ class SequentialState:
     fixed
         What the end of the warm-up fixes, shape ``(*rows, 2)``, NaN before: the boundary of the
         harm test, and the row's margin (without meaning in a plan without margins).
-    origin
-        The state that these rows are a part of, and the first of them there; None for a whole
-        one. Set by :func:`modelplane.stats.sequential_rows.split`, so that putting parts
-        together again copies nothing.
     """
 
     plan: TestPlan
@@ -123,7 +119,6 @@ class SequentialState:
     pending: FloatArray
     history: FloatArray
     fixed: FloatArray
-    origin: tuple[SequentialState, int] | None = field(default=None, init=False, repr=False)
 
     @property
     def null_shift(self) -> FloatArray:

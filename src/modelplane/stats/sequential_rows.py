@@ -7,7 +7,7 @@ updates those of all rollouts together. Says nothing about what the numbers mean
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,6 @@ def stack(states: Sequence[SequentialState]) -> SequentialState:
     ValueError
         If the plans differ.
     """
-    whole = _whole(states)
-    if whole is not None:
-        return whole
     plan = states[0].plan
     if any(state.plan is not plan for state in states):
         raise ValueError("states of different plans cannot be stacked")
@@ -40,32 +37,17 @@ def stack(states: Sequence[SequentialState]) -> SequentialState:
 
 def split(state: SequentialState, sizes: Sequence[int]) -> list[SequentialState]:
     """Undo :func:`stack`: states with the given numbers of rows, which share memory."""
-    edges = [0, *accumulate(sizes)]
-    parts = []
-    for start, stop in pairwise(edges):
-        part = SequentialState(
+    edges = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    return [
+        SequentialState(
             state.plan,
             state.log_wealth[start:stop],
             state.pending[start:stop],
             state.history[start:stop],
             state.fixed[start:stop],
         )
-        object.__setattr__(part, "origin", (state, start))
-        parts.append(part)
-    return parts
-
-
-def _whole(states: Sequence[SequentialState]) -> SequentialState | None:
-    """Return the state that was split into just these parts, in this order; None if none was."""
-    if states[0].origin is None:
-        return None
-    whole, expected = states[0].origin[0], 0
-    for state in states:
-        origin = state.origin
-        if origin is None or origin[0] is not whole or origin[1] != expected:
-            return None
-        expected += len(state.fixed)
-    return whole if expected == len(whole.fixed) else None
+        for start, stop in pairwise(edges)
+    ]
 
 
 def row_to_dict(state: SequentialState, row: int) -> dict[str, Any]:
