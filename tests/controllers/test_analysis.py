@@ -85,6 +85,15 @@ class Bench:
         self.metrics.record(batch)
         self.metrics.record(batch)
 
+    async def fail(self) -> None:
+        """The candidate fails whatever it gets, until its rollout is over; 30 seconds at most."""
+        for _ in range(30):
+            await self.second(stable=99, candidate=1, failed=1)
+            await self.controller.tick()
+            await self.plane.settle()
+            if (await self.plane.rollout()).finished:
+                return
+
     async def judgement(self) -> Judgement:
         uid = (await self.plane.rollout()).metadata.uid
         judgement = read_judgement((await self.plane.store.evidence([uid])).get(uid))
@@ -127,12 +136,7 @@ async def test_a_failing_candidate_is_rolled_back_within_a_few_failures(tmp_path
     async with open_plane(tmp_path) as plane:
         bench = Bench(plane)
         await bench.start()
-        for _ in range(30):
-            await bench.second(stable=99, candidate=1, failed=1)
-            await bench.controller.tick()
-            await plane.settle()
-            if (await plane.rollout()).finished:
-                break
+        await bench.fail()
         rollout = await plane.rollout()
         assert (rollout.status.phase, rollout.status.reason) == ("RolledBack", "Harm")
         assert 3 <= rollout.status.failed_requests <= 12
@@ -194,10 +198,7 @@ async def test_old_recordings_are_removed(tmp_path: Path, monkeypatch: pytest.Mo
     async with open_plane(tmp_path) as plane:
         bench = Bench(plane)
         await bench.start()
-        for _ in range(30):
-            await bench.second(stable=99, candidate=1, failed=1)
-            await bench.controller.tick()
-            await plane.settle()
+        await bench.fail()
         old = await plane.rollout()
         assert old.finished
         name = chunk_name(old.metadata.uid, 0)
@@ -222,10 +223,7 @@ async def test_what_runs_beside_does_not_hide_what_was_learned_before(
     async with open_plane(tmp_path) as plane:
         bench = Bench(plane)
         await bench.start()
-        for _ in range(30):
-            await bench.second(stable=99, candidate=1, failed=1)
-            await bench.controller.tick()
-            await plane.settle()
+        await bench.fail()
         learned = await plane.rollout()
         assert learned.finished
         await promote_in_lane(plane, revision("3.0.0"), "beside")
@@ -272,10 +270,7 @@ async def test_what_a_traffic_policy_brought_since_undoes_nothing(tmp_path: Path
     async with open_plane(tmp_path) as plane:
         bench = Bench(plane)
         await bench.start()
-        for _ in range(30):
-            await bench.second(stable=99, candidate=1, failed=1)
-            await bench.controller.tick()
-            await plane.settle()
+        await bench.fail()
         found = await plane.rollout()
         assert found.spec.stable is not None
         transaction = Transaction(ANA)

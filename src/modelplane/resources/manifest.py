@@ -43,7 +43,7 @@ from modelplane.resources.policy_shapes import PolicyReader, expand_policy, is_p
 from modelplane.resources.strategy_shapes import StrategyReader
 from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.validation_pipeline import ValidationPipeline
-from modelplane.resources.versions import parse_version
+from modelplane.resources.versions import parse_version, version_in_document
 
 AnyResource = Resource[Any, Any]
 
@@ -313,12 +313,11 @@ class _Reader:
                 self._origins["spec", "version"] = at
             elif _comparable_version(value) != _comparable_version(spec["version"]):
                 self._fault(at, f"differs from version {spec['version']!r}; write one of them")
-        version = spec.get("version")
-        if isinstance(version, int) and not isinstance(version, bool):
-            spec["version"] = str(version)
-        elif isinstance(version, float):
-            at = self._written(("spec", "version"))
-            self._fault(at, f'reads as the number {version}; put it in quotes, like "1.2.0"')
+        try:
+            if "version" in spec:
+                spec["version"] = version_in_document(spec["version"])
+        except ValueError as error:
+            self._fault(self._written(("spec", "version")), str(error))
             del spec["version"]
 
     def _read_strategy(self, top: Mapping[str, Any], spec: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from modelplane.resources.documents import Location
 from modelplane.resources.meta import API_VERSION
 from modelplane.resources.strategy_shapes import StrategyReader
 from modelplane.resources.traffic_policy import TrafficPolicy
+from modelplane.resources.versions import version_in_document
 
 Fault = Callable[[Location, str], None]
 
@@ -111,12 +112,11 @@ class PolicyReader:
 
     def read(self, spec: dict[str, Any]) -> None:
         """Replace version, rule and hooks in `spec` by their canonical form."""
-        version = spec.get("version")
-        if isinstance(version, int) and not isinstance(version, bool):
-            spec["version"] = str(version)
-        elif isinstance(version, float):
-            at = self._written(("spec", "version"))
-            self._fault(at, f'reads as the number {version}; put it in quotes, like "1.2.0"')
+        try:
+            if "version" in spec:
+                spec["version"] = version_in_document(spec["version"])
+        except ValueError as error:
+            self._fault(self._written(("spec", "version")), str(error))
             del spec["version"]
         root: Location = ("spec", "trafficRule")
         at = self._written(root)

@@ -53,3 +53,21 @@ def version_order(version: str) -> tuple[int, int, int, int, tuple[tuple[int, in
         for part in (pre.split(".") if pre else ())
     )
     return int(major), int(minor or 0), int(patch or 0), 0 if pre else 1, identifiers
+
+
+def version_in_document(value: object) -> object:
+    """Return a version as YAML or JSON gave it: a whole number is the registry's, as text.
+
+    Raises
+    ------
+    ValueError
+        It was written without quotes and read as another number.
+
+    Examples
+    --------
+    >>> version_in_document(3), version_in_document("1.2.0")
+    ('3', '1.2.0')
+    """
+    if isinstance(value, float):
+        raise ValueError(f'reads as the number {value}; put it in quotes, like "1.2.0"')
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
