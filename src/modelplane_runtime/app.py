@@ -29,7 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 DEFAULT_MAX_BODY_BYTES = 8 * 1024 * 1024
-DEFAULT_QUEUE_LIMIT_PER_WORKER = 64
+DEFAULT_QUEUE_LIMIT_PER_WORKER = 256
 _REQUEST_ID_MAX_LENGTH = 128
 
 
