@@ -36,7 +36,8 @@ from modelplane.resources.model import (
 from modelplane.settings import Settings
 from modelplane.wiring.control_plane import open_store
 from modelplane.wiring.state import prepare_state
-from tests.mlflow_server import PYTHON, environment, free_port, mlflow_server
+from tests.mlflow_server import PYTHON, environment, mlflow_server
+from tests.ports import free_port
 
 MODELS, VERSIONS, TEAMS = 100, 100, 20
 CALLS = ("create version", "get by alias", "set alias", "search by name", "search by tag")

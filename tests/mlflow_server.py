@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(os.environ.get("MODELPLANE_MLFLOW_PYTHON", ROOT / ".venv" / "mlflow" / "bin/python"))
@@ -121,12 +122,6 @@ def temporary_mlflow_server(**options: Any) -> Iterator[MlflowServer]:
         mlflow_server(Path(folder), **options) as server,
     ):
         yield server
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

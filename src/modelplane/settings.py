@@ -58,7 +58,10 @@ class Settings(BaseSettings):
     )
     max_artifact_bytes: int = Field(default=10 * 2**30, description="Largest artifact accepted.")
     max_request_bytes: int = Field(
-        default=8 * 2**20, description="Largest inference request a gateway accepts."
+        default=8 * 2**20,
+        ge=1024,
+        le=2**30,
+        description="Largest inference request a gateway accepts.",
     )
     certificate_life_s: float = Field(
         default=3600.0,

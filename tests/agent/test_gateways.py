@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from modelplane.decisions.routing import RoutePlan
+from modelplane.resources.environment import GatewayJwt
 from modelplane.resources.revision import Revision
 from modelplane.resources.traffic_split import TrafficSplit
 from tests.agent.world import World
@@ -146,6 +147,19 @@ async def test_a_port_that_changed_while_no_agent_ran_is_noticed(world: World) -
     await start(world)
     await world.kill_agent()
     world.put_environment(port=world.port + 1 if world.port < 65535 else world.port - 1)
+    world.start_agent()
+    await world.until(lambda: len(world.machine.started) == 2)
+
+
+async def test_tokens_that_were_declared_while_no_agent_ran_are_asked_for(world: World) -> None:
+    await start(world)
+    await world.kill_agent()
+    # As if it had been killed between hearing of them and acting on it.
+    (world.places.agent_dir / "cache.jsonl").unlink()
+    jwt = GatewayJwt(issuer="https://issuer", jwks_file="/keys.json")
+    environment = world.put_environment()
+    gateway = environment.spec.gateway.with_(jwt=jwt)
+    world.control_plane.put(environment.with_spec(gateway=gateway))
     world.start_agent()
     await world.until(lambda: len(world.machine.started) == 2)
 

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from modelplane.adapters.identity.authority import FolderAuthority
-from modelplane.agent.certificates import LOOK_S
+from modelplane.adapters.identity.keys import EllipticKeys
+from modelplane.agent.certificates import LOOK_S, Certificates
+from modelplane.ports.identity import Credentials
+from modelplane.resources.certificates import CertificateRequest, IssuedCertificate, Workload
 from modelplane.resources.environment import Environment, GatewayMesh
 from modelplane.resources.replica import Replica, ReplicaStatus
 from modelplane.resources.traffic_split import SplitEndpoint, SplitRemote, SplitVariant
-from tests.agent.world import FakeInbound, World
+from modelplane.testing.clock import ManualClock
+from tests.agent.world import FakeControlPlane, FakeInbound, World
 
 INBOUND = "inbound-production"
 
@@ -178,6 +182,44 @@ async def test_an_absent_control_plane_is_asked_until_it_is_back(world: World) -
     assert inbound(world).presented[-1].not_after > first.not_after
 
 
+async def test_one_that_is_not_certified_holds_up_no_other(world: World) -> None:
+    await start(world)
+    assert world.gateway.credentials is not None
+    before = world.gateway.credentials.not_after
+    world.control_plane.uncertified.add("inbound")
+    await pass_by(world, 0.65)
+    assert len(inbound(world).presented) == 1
+    assert world.gateway.credentials.not_after > before
+
+
+async def test_nothing_is_kept_for_one_that_was_given_up_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, control_plane = ManualClock(), FakeControlPlane()
+    control_plane.authority = FolderAuthority(tmp_path / "ca", clock)
+    certificates = Certificates(control_plane, EllipticKeys(), clock, tmp_path / "identity")
+    gateway = Workload(environment="production", role="gateway")
+    presented: list[Credentials] = []
+
+    async def present(credentials: Credentials) -> None:
+        presented.append(credentials)
+
+    await certificates.obtain(gateway)
+    certificates.follow(gateway, present)
+    certify = control_plane.request_certificate
+
+    async def request_certificate(request: CertificateRequest) -> IssuedCertificate:
+        issued = await certify(request)
+        certificates.forget(gateway)
+        return issued
+
+    monkeypatch.setattr(control_plane, "request_certificate", request_certificate)
+    clock.step(0.7 * 3600)
+    await certificates.look()
+    assert presented == []
+    assert list((tmp_path / "identity").iterdir()) == []
+
+
 async def test_whom_to_trust_is_told_to_all_before_any_new_certificate(world: World) -> None:
     await start(world)
     first = inbound(world).presented[-1]
@@ -198,13 +240,28 @@ async def test_whom_to_trust_is_told_to_all_before_any_new_certificate(world: Wo
 async def test_a_control_plane_that_began_anew_is_followed(world: World, tmp_path: Path) -> None:
     """As after a restored backup: no key of an authority is in it."""
     replica = await start(world)
+    route_to(world, replica)
     old = status(world, replica).identity
-    other = FolderAuthority(tmp_path / "another", world.clock)
-    world.control_plane.authority = other
-    other.rotate()  # somebody else has asked: there is a domain
+    # Nobody has asked this one yet: it knows no authority at all.
+    world.control_plane.authority = FolderAuthority(tmp_path / "another", world.clock)
     await world.until(lambda: status(world, replica).identity != old)
+    assert peers(world) == (status(world, replica).identity,), "known before a split names it"
     assert inbound(world).presented[-1].identity == status(world, replica).identity
     assert inbound(world).gateway.split("/environments/")[0] in status(world, replica).identity
+
+
+async def test_a_control_plane_that_began_anew_moves_no_replica(
+    world: World, tmp_path: Path
+) -> None:
+    replica = await start(world)
+    later = world.put_replica("fraud-a-1", index=1)
+    await world.until(lambda: status(world, later).phase == "Ready")
+    old = status(world, replica).identity
+    routes = dict(inbound(world).routes)
+    world.control_plane.authority = FolderAuthority(tmp_path / "another", world.clock)
+    await world.until(lambda: status(world, replica).identity != old)
+    await world.settle(3)
+    assert inbound(world).routes == routes
 
 
 async def test_a_stopped_replica_is_listened_for_no_more(world: World) -> None:
@@ -247,6 +304,22 @@ async def test_mutual_tls_is_turned_on_and_off(world: World) -> None:
     assert list((world.places.runtime_dir / "identity").iterdir()) == []
     assert len(world.gateways) == 1, "the gateway itself never changed"
     assert environment.spec.mtls == "STRICT"
+
+
+async def test_an_agent_that_comes_back_ends_what_it_was_giving_up(world: World) -> None:
+    replica = await start(world)
+    route_to(world, replica)
+    await world.settle(1)
+    world.put_environment(mtls="DISABLED")
+    await world.until(lambda: status(world, replica).address.startswith("unix:"))
+    await world.kill_agent()
+    world.start_agent()
+    await world.settle(5)
+    assert world.running("inbound-") == [INBOUND], "a split still leads there"
+    assert world.gateway.credentials is not None
+    route_to(world, replica)
+    await world.until(lambda: world.running("inbound-") == [])
+    assert list((world.places.runtime_dir / "identity").iterdir()) == []
 
 
 async def test_a_deleted_environment_leaves_nothing(world: World) -> None:

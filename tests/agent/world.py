@@ -71,6 +71,7 @@ class FakeControlPlane:
         self.authority: CertificateAuthority | None = None
         self.certified: list[str] = []
         self.certifies = True
+        self.uncertified: set[str] = set()
         self._away = False
         self._news = asyncio.Event()
 
@@ -147,7 +148,7 @@ class FakeControlPlane:
     async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
         self._check()
         assert self.authority is not None
-        if not self.certifies:
+        if not self.certifies or request.workload.role in self.uncertified:
             raise TransientError("it certifies nobody now")
         issued = self.authority.issue(request)
         self.certified.append(issued.identity.partition("/environments/")[2])
@@ -302,6 +303,9 @@ class FakeInbound:
         self.routes.pop(key, None)
 
 
+_to_thread = asyncio.to_thread
+
+
 class World:
     """One machine, one control plane, and agents on it, one after the other."""
 
@@ -319,6 +323,7 @@ class World:
         self.port = port
         self.agent: Agent | None = None
         self.signatures: SignatureVerifier | None = None
+        self._in_threads = 0
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -369,12 +374,22 @@ class World:
             await self.clock.advance(seconds / steps)
         await self._breathe()
 
-    @staticmethod
-    async def _breathe() -> None:
-        """Give every task its turns, and threads that read files a moment."""
+    async def _breathe(self) -> None:
+        """Give every task its turns, and threads that read files the time they take."""
         for _ in range(20):
             await asyncio.sleep(0)
-        await asyncio.sleep(0.0005)
+        while self._in_threads:
+            await asyncio.sleep(0.0005)
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    async def to_thread(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+        """Do as `asyncio.to_thread`, while the clock of this world waits."""
+        self._in_threads += 1
+        try:
+            return await _to_thread(function, *args, **named)
+        finally:
+            self._in_threads -= 1
 
     async def until(self, condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
         """Let time pass until `condition` holds."""

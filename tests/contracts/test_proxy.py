@@ -261,7 +261,7 @@ async def test_a_restarted_process_has_another_boot_id_counts_from_zero_and_its_
 
 
 async def test_draining_an_idle_proxy_returns_at_once(subject: Subject) -> None:
-    await asyncio.wait_for(subject.proxy.drain(timeout_s=10), 5)
+    await asyncio.wait_for(subject.proxy.drain(timeout_s=60), 20)
 
 
 async def _settled(
@@ -275,5 +275,5 @@ async def _settled(
         done = sum(part.count for part in counts.latency) if counts else 0
         return counts is not None and counts.requests == done == requests
 
-    await until(there, timeout_s=10)
+    await until(there)
     return await subject.proxy.read_traffic()

@@ -241,6 +241,23 @@ def test_pickles_run_only_where_they_are_allowed(format: str, allow: str, refuse
         assert apply(declare("1.0.0"), pickled, environment=place).promotion
 
 
+@pytest.mark.parametrize(
+    ("claims", "taken"), [(None, False), (["sub"], False), (["sub", "account"], True)]
+)
+def test_users_are_told_apart_only_by_claims_that_the_gateway_verifies(
+    claims: list[str] | None, taken: bool
+) -> None:
+    jwt = claims and {"issuer": "https://issuer", "jwksFile": "/keys.json", "claims": claims}
+    place = environment("production", 20, gateway={"port": 7082, "jwt": jwt})
+    declared = declare("1.0.0", userClaim="account")
+    if taken:
+        assert apply(declared, V1, environment=place).promotion
+    else:
+        with pytest.raises(InvalidResource) as raised:
+            apply(declared, V1, environment=place)
+        assert raised.value.fields[0].path == "spec.userClaim"
+
+
 def test_an_unmeasured_metric_is_a_condition_until_it_is_gone() -> None:
     rules = (MetricRule(name="latency"), MetricRule(name="precision"))
     canary = CanaryStrategy(analysis=Analysis(metrics=rules))

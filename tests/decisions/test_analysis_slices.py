@@ -138,6 +138,25 @@ class TestSlices:
         assert not verdict.harm
         assert verdict.bad_replica == "bad"
 
+    def test_what_a_replaced_replica_did_to_a_part_is_not_the_versions_later(self) -> None:
+        counts = {WEST: (10, 3), EAST: (90, 1)}
+        _, state, verdict = run(SETTINGS, counts, 300, replicas={"good": (50, 0), "bad": (50, 4)})
+        assert verdict.bad_replica == "bad"
+        began = state.sequences["production/node", "boot"] + 1
+        for second in range(began, began + 100):
+            late = {"bad": (50, 4)} if second < began + 10 else {"new": (50, 0)}
+            west = (10, 3) if "bad" in late else (10, 0)
+            failing = {WEST: west, EAST: (90, 1 if "bad" in late else 0)}
+            one = sliced(
+                second, {WEST: (10, 0), EAST: (90, 1)}, failing,
+                replicas={"good": (50, 0), **late},
+            )  # fmt: skip
+            state = absorb(state, [one], SETTINGS)
+            verdict = judge(state, SETTINGS, at(second))
+            assert not verdict.harm
+        assert verdict.e_value > 20
+        assert verdict.bad_replica is None
+
     def test_a_part_that_is_declared_later_begins_without_evidence(self) -> None:
         state = warmed(WHOLE)
         state = absorb(state, [sliced(13, {EAST: (50, 0)}, {EAST: (50, 9)})], SETTINGS)

@@ -114,6 +114,29 @@ class TestRollouts:
         assert not outcome.verdict.passes
         assert "replica-0" in outcome.verdict.reason
 
+    def test_once_the_bad_replica_is_replaced_the_version_goes_on_and_passes(self) -> None:
+        state, accused_at = warmed(), 0
+        for second in range(13, 400):
+            is_replaced = accused_at and second > accused_at + 10
+            first = {"d": (30, 0)} if is_replaced else {"a": (30, 9)}
+            one = tick(
+                second, (100, 1), (90, sum(k for _, k in first.values())),
+                replicas={**first, "b": (30, 0), "c": (30, 0)},
+            )  # fmt: skip
+            state = absorb(state, [one], ERRORS_ONLY)
+            verdict = judge(state, ERRORS_ONLY, at(second))
+            assert not verdict.harm
+            if verdict.bad_replica and not accused_at:
+                accused_at = second
+            if accused_at and second <= accused_at + 70:
+                assert verdict.bad_replica == "a"  # silent, but perhaps only put aside for a while
+            if verdict.passes:
+                break
+        assert verdict.passes
+        assert verdict.bad_replica is None
+        stored = EvidenceState.from_dict(state.to_dict())
+        assert judge(stored, ERRORS_ONLY, at(second)) == verdict
+
     def test_two_of_three_bad_replicas_are_a_bad_version(self) -> None:
         outcome = roll_out(Traffic(seed=7, stable_rate=0.01, replica_rates=(0.3, 0.3, 0.01)))
         assert outcome.verdict.harm

@@ -152,6 +152,21 @@ def test_every_hook_has_a_state_and_says_why(written: dict[str, object], hooks: 
         assert status.message
 
 
+def test_what_a_hook_says_is_what_is_judged() -> None:
+    rule = MetricRule(name="latency", margin=0.5, percentile=99)
+    written = {"canary": {"analysis": {"metrics": [rule.to_dict()]}}}
+    (declared, errors) = hook_statuses(
+        ["latency_alert", "error_alert>1%"], Strategy.model_validate(written)
+    )
+    assert "stable's 99th percentile by more than 50 %" in declared.message
+    # Harm is a tenth of the margin; the margin is what promotion asks for.
+    assert errors.message == (
+        "rolls back when the version fails more than stable; passes within 1 points of it"
+    )
+    (plain,) = hook_statuses(["latency_alert>95th"], CANARY)
+    assert "stable's 95th percentile by more than 20 %" in plain.message
+
+
 def test_the_strategy_that_holds_for_a_policy_watches_what_its_hooks_say() -> None:
     policy = TrafficPolicy.model_validate(
         {

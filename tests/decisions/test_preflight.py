@@ -126,11 +126,35 @@ class TestCanary:
         assert (found.typical_s is None) == bool(late) == bool(found.warnings)
         if found.typical_s is not None:
             assert found.typical_s >= found.least_s  # type: ignore[operator]
-        more = plan(strategy, traffic(rate * 2, errors, phi=phi), shielded=shielded)
-        if found.typical_s is not None:
-            assert more.typical_s is not None
-            assert more.typical_s <= found.typical_s + 1e-6
+        one_weight = Strategy(canary=CanaryStrategy(steps=tuple(steps[:1])))
+        lone, busier = (
+            plan(one_weight, traffic(rps, errors, phi=phi), shielded=shielded)
+            for rps in (rate, 2 * rate)
+        )
+        if lone.typical_s is not None:
+            assert busier.typical_s is not None
+            assert busier.typical_s <= lone.typical_s + 1e-6
         RolloutPlan.model_validate(found.to_dict())
+
+    def test_a_step_waits_longer_where_more_users_are_at_stake(self) -> None:
+        """Twice the requests halve the bound that the risk budget asks for before the step, and
+        half the bound takes up to four times the requests."""
+        strategy = Strategy(canary=CanaryStrategy(steps=(1, 22)))
+        quiet, busy = (plan(strategy, traffic(rps, 0.0625, phi=2.0)) for rps in (817, 1634))
+        assert quiet.steps[0].seconds < busy.steps[0].seconds < 4 * quiet.steps[0].seconds
+        assert quiet.typical_s is not None
+        assert busy.typical_s is not None
+        assert quiet.typical_s < busy.typical_s
+
+    def test_a_stable_version_that_fails_nearly_everything_has_figures_too(self) -> None:
+        strict = Analysis(metrics=(MetricRule(name="errors", margin=0.001),))
+        strategy = Strategy(canary=CanaryStrategy(analysis=strict))
+        for errors in (0.98, 0.992, 1.0):
+            found = plan(strategy, traffic(5_000, errors))
+            worst, smallest = found.worst_failed_requests, metric(found, "errors").smallest_harm
+            assert (worst is None) == (smallest is None)
+            assert smallest is None or errors + smallest < 1
+        assert plan(strategy, traffic(5_000, 0.992)).worst_failed_requests
 
 
 class TestWarnings:
@@ -212,8 +236,13 @@ class TestOtherStrategies:
     def test_rolling_goes_replica_by_replica(self) -> None:
         found = plan(Strategy(rolling=RollingStrategy(interval_s=10)), traffic(100), replicas=4)
         assert [step.weight_pct for step in found.steps] == [25, 50, 75, 100]
-        assert found.typical_s == 40
+        # Nothing waits after the last one, which is the promotion.
+        assert [step.seconds for step in found.steps] == [10, 10, 10, 0]
+        assert (found.least_s, found.typical_s) == (30, 30)
+        assert found.candidate_requests == 1500
         assert found.warnings == ()
+        alone = plan(Strategy(rolling=RollingStrategy(interval_s=10)), traffic(100))
+        assert (alone.typical_s, alone.candidate_requests) == (0, 0)
 
 
 class TestHarm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -239,10 +240,11 @@ async def test_whatever_a_client_would_call_a_failure_is_one(
 
 
 async def test_a_refused_connection_is_a_failure_and_the_replay_goes_on(few: Flights) -> None:
-    async with gateway(always(answer())) as served:
-        pass  # closed again: the port refuses
-    replay = Replay(served.url, few, rate_per_s=1_000)
-    snapshot = await run_until_completed(replay, 20)
+    with socket.socket() as silent:  # holds the port and does not listen: it refuses
+        silent.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v2/models/flights/infer"
+        replay = Replay(url, few, rate_per_s=1_000)
+        snapshot = await run_until_completed(replay, 20)
     assert snapshot.failures == snapshot.sent >= 20
     assert "ConnectionRefusedError" in snapshot.failure_examples[0].cause
 

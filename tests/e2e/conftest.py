@@ -6,9 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,22 +25,10 @@ from modelplane.resources.manifest import read_document
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.rollout import Rollout
 from modelplane.settings import Paths
+from tests.ports import free_port
 
 T = TypeVar("T")
 MODEL = Path(__file__).parent / "oip_model.py"
-
-
-def free_port() -> int:
-    """Return a free port below those that the kernel gives to connections.
-
-    While a gateway is down, one of the clients that try to reach it could be given its very port,
-    be connected with itself, and keep the gateway from coming back.
-    """
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
 
 
 def wait_for(what: str, probe: Callable[[], T | None], timeout_s: float = 60.0) -> T:
@@ -194,7 +180,7 @@ def modelplane() -> Iterator[Modelplane]:
         plane.cli("down", check=False)
         try:
             # `down` returns when the supervisor lets go of its lock, a moment before it ends.
-            wait_for("end of all processes", lambda: not plane.processes(), 10)
+            wait_for("end of all processes", lambda: not plane.processes(), 30)
         except AssertionError:
             raise AssertionError(f"left running: {plane.processes()}") from None
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 
 import pytest
 
@@ -97,12 +96,14 @@ async def test_envoy_dies_and_is_back_within_two_seconds(modelplane: Modelplane)
         await asyncio.sleep(2)
         for _ in range(3):
             os.kill(modelplane.pid("gateway-production"), signal.SIGKILL)
-            killed = time.monotonic()
             await asyncio.sleep(0.05)
             served = load.statuses[200]
-            while load.statuses[200] < served + 5:
+            for _ in range(100):  # looks, not a clock: what stands still with Envoy counts nothing
+                if load.statuses[200] >= served + 5:
+                    break
                 await asyncio.sleep(0.02)
-                assert time.monotonic() - killed < 2.0, "the gateway was away for two seconds"
+            else:
+                pytest.fail("the gateway was away for two seconds")
             await asyncio.sleep(2)
 
 
@@ -117,10 +118,12 @@ async def test_envoy_restarts_without_a_control_plane_or_after_the_agents_death(
         await asyncio.sleep(1)
         assert load.failures == []
         os.kill(modelplane.pid("gateway-production"), signal.SIGKILL)
-        await asyncio.sleep(2)
         served = load.statuses[200]
-        await asyncio.sleep(1)
-        assert load.statuses[200] > served + 30, "served by the last good configuration"
+        await asyncio.to_thread(
+            wait_for,
+            "answers by the last good configuration",
+            lambda: load.statuses[200] > served + 100,
+        )
         failed = len(load.failures)
         await asyncio.to_thread(modelplane.up)
         await asyncio.sleep(2)

@@ -221,7 +221,7 @@ def clinic() -> Iterator[Clinic]:
             yield clinic
     finally:
         plane.cli("down", check=False)
-        wait_for("end of all processes", lambda: not plane.processes(), 10)
+        wait_for("end of all processes", lambda: not plane.processes(), 30)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -16,8 +16,9 @@ from modelplane.errors import NotFound
 from modelplane.resources.manifest import read_document
 from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_source import ModelSource
-from tests.e2e.conftest import Modelplane, free_port, wait_for
+from tests.e2e.conftest import Modelplane, wait_for
 from tests.mlflow_server import MlflowServer, mlflow_server, temporary_mlflow_server
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.slow, pytest.mark.timeout(600)]
 

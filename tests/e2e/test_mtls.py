@@ -16,8 +16,9 @@ import pytest
 from modelplane.resources.environment import Environment
 from modelplane.resources.manifest import read_document
 from modelplane.resources.traffic_split import TrafficSplit
-from tests.e2e.conftest import Modelplane, free_port, wait_for
+from tests.e2e.conftest import Modelplane, wait_for
 from tests.e2e.load import Load
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -87,7 +88,7 @@ async def test_an_environment_with_mutual_tls(modelplane: Modelplane) -> None:
     assert "PRIVATE KEY" not in modelplane.cli("audit", "list", "-o", "json").stdout
     wait_for(
         "end of the inbound proxy",
-        lambda: not any("production.in" in line for line in modelplane.processes()),
+        lambda: not any("production+in" in line for line in modelplane.processes()),
     )
 
 

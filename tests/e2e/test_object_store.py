@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from modelplane.resources.model import ModelVersion
 from tests.e2e.conftest import Modelplane, wait_for
+from tests.ports import free_port
 from tests.s3_server import KEY, SECRET, S3Server, s3_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.beside, pytest.mark.timeout(300)]
@@ -105,9 +105,7 @@ def test_a_bucket_that_is_missing_is_named_at_the_start(plane: Modelplane, s3: S
 def test_a_storage_that_is_down_keeps_nothing_else_from_working(
     plane: Modelplane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+    port = free_port()
     with s3_server() as server:
         bucket = server.make_bucket()
         for name, value in server.variables.items():

@@ -119,7 +119,7 @@ def project() -> Iterator[Project]:
         yield project
     finally:
         plane.cli("down", check=False)
-        wait_for("end of all processes", lambda: not plane.processes(), 10)
+        wait_for("end of all processes", lambda: not plane.processes(), 30)
         shutil.rmtree(base, ignore_errors=True)
 
 

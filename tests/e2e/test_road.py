@@ -101,7 +101,7 @@ def test_up_twice_and_down_leave_things_in_order(modelplane: Modelplane) -> None
     assert "already running" in second.stderr
     modelplane.serve()
     modelplane.down()
-    wait_for("end of all processes", lambda: not modelplane.processes(), 10)
+    wait_for("end of all processes", lambda: not modelplane.processes(), 30)
     modelplane.up()
     body = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
 
@@ -127,7 +127,7 @@ def test_ctrl_c_in_the_foreground_stops_everything() -> None:
         wait_for("readiness", lambda: "modelplane is up" in (folder / "out").read_text(), 90)
         up.send_signal(signal.SIGINT)
         up.wait(60)
-        wait_for("end of all processes", lambda: not plane.processes(), 10)
+        wait_for("end of all processes", lambda: not plane.processes(), 30)
     finally:
         up.kill()
         plane.cli("down", check=False)

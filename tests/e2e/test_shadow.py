@@ -72,7 +72,7 @@ async def under_load(plane: Modelplane, version: str, shadow: dict[str, Any]) ->
     async with contextlib.AsyncExitStack() as stack:
         loads = [
             await stack.enter_async_context(
-                Load(f"{plane.url}/steps/infer", rate_per_s=8, body=body(x))
+                Load(f"{plane.url}/steps/infer", rate_per_s=4, body=body(x))
             )
             for x in XS
         ]
@@ -108,7 +108,7 @@ async def test_a_shadow_that_answers_otherwise_is_taken_back_and_one_that_does_n
     wait_for("1.0.0 in production", served)
     shadow = {
         "duration": "5s",
-        "minCompared": 100,
+        "minCompared": 100,  # of 40 a second
         "maxDifferent": "5%",
         "analysis": {"interval": "1s", "metrics": [{"name": "errors", "margin": 0.05}]},
     }

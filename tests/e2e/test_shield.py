@@ -32,8 +32,8 @@ def declare(plane: Modelplane) -> None:
         "metadata": {"name": "test"},
         "spec": {
             "version": "1.0.0",
-            "tryTimeout": "1s",
-            "timeout": "10s",
+            "tryTimeout": "3s",
+            "timeout": "20s",
             "resources": {"memory": "400Mi"},
         },
     }

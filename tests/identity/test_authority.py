@@ -194,6 +194,28 @@ def test_the_old_key_goes_when_it_signs_no_more(
     assert len(x509.load_pem_x509_certificates(bundle.authorities.encode())) == 1
 
 
+def test_no_key_of_a_gone_authority_outlives_a_crash(
+    authority: FolderAuthority,
+    clock: ManualClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whom the list no longer names is never looked at again, so its key goes before."""
+
+    def crash(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    issue(authority)
+    authority.rotate()
+    clock.step(JOINING_S + LIFE_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            authority.trust()
+    assert not (tmp_path / "ca" / "1.key").exists()
+    assert [one.number for one in authority.status().authorities] == [2]
+
+
 def test_one_rollover_at_a_time(authority: FolderAuthority, clock: ManualClock) -> None:
     authority.rotate()
     with pytest.raises(Conflict, match="authority 2 is joining"):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -22,15 +21,8 @@ from modelplane.adapters.proxy.bootstrap import GatewayConfig, envoy_command, wr
 from modelplane.adapters.proxy.envoy import EnvoyProxy
 from modelplane.decisions.routing import RoutePlan
 from modelplane.ports.proxy import LatencyBin, RouteAck, TrafficReading
+from tests.ports import free_port
 from tests.proxy.upstream import Mode, Upstream
-
-
-def free_port() -> int:
-    """Return a TCP port that the kernel just gave and nobody holds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Gateway:
@@ -153,7 +145,7 @@ class Gateway:
             )
 
         try:
-            await until(complete, timeout_s=5)
+            await until(complete)
         except AssertionError as error:
             found = {
                 name: replace(

@@ -18,7 +18,8 @@ from modelplane.decisions.routing import Endpoint
 from modelplane.ports.identity import Credentials, NewKey
 from modelplane.ports.inbound import InboundRoute
 from modelplane.resources.certificates import CertificateRequest, IssuedCertificate, Workload
-from tests.proxy.gateway import Gateway, free_port, until
+from tests.ports import free_port
+from tests.proxy.gateway import Gateway, until
 from tests.proxy.upstream import Upstream
 
 GATEWAY = Workload(environment="test", role="gateway")

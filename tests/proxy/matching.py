@@ -27,7 +27,7 @@ from modelplane.adapters.proxy.bootstrap import envoy_binary
 from modelplane.adapters.proxy.predicates import BODY_NAMESPACE
 from modelplane.adapters.proxy.xds import pack
 from modelplane.expressions.predicates import RequestFacts
-from tests.proxy.gateway import free_port
+from tests.ports import free_port
 
 _TYPE = "type.googleapis.com/envoy.extensions.filters."
 _INPUTS_HEADER = "x-test-inputs"

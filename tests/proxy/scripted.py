@@ -15,7 +15,7 @@ from typing import Any
 
 from modelplane.adapters.proxy.bootstrap import envoy_binary
 from modelplane.adapters.proxy.script import users_script
-from tests.proxy.gateway import free_port
+from tests.ports import free_port
 
 _TYPE = "type.googleapis.com/envoy."
 _LUA = _TYPE + "extensions.filters.http.lua.v3.Lua"

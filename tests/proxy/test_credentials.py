@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwk
+from pydantic import ValidationError
 
 from modelplane.adapters.proxy.credentials import GatewayCredentials
 from modelplane.adapters.proxy.keys import MAX_BYTES, fetch_keys, read_keys
@@ -107,6 +112,17 @@ def test_a_certificate_is_refused_for_a_reason_that_holds_nothing_of_the_key() -
     whole = check_certificate(chain + other_chain, key, now)
     assert whole.chain.count("BEGIN") == 2
     assert key not in repr(whole)
+
+
+def test_a_certificate_with_a_key_of_a_kind_that_nobody_knows_is_refused() -> None:
+    chain, key = AUTHORITY.issue()
+    der = x509.load_pem_x509_certificate(chain.encode()).public_bytes(Encoding.DER)
+    known, unknown = bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0209")
+    assert der.count(known) == 1
+    body = base64.encodebytes(der.replace(known, unknown)).decode()
+    odd = f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+    with pytest.raises(InvalidResource, match="kind that is not known"):
+        check_certificate(odd, key, datetime.now(UTC))
 
 
 # Following ----------------------------------------------------------------------------------------
@@ -256,7 +272,7 @@ async def test_keys_from_a_url_are_asked_for_now_and_then_and_kept(tmp_path: Pat
 
 async def test_a_gateway_without_either_follows_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
-    await asyncio.wait_for(world.credentials.follow(), 1)
+    await asyncio.wait_for(world.credentials.follow(), 10)
     assert not world.used
 
 
@@ -284,3 +300,66 @@ async def test_a_url_that_answers_badly_is_told(answer: bytes, reason: str) -> N
             await fetch_keys(f"http://127.0.0.1:{port}/keys")
     with pytest.raises(TransientError, match="does not answer"):
         await fetch_keys(f"http://127.0.0.1:{port}/keys")
+
+
+@contextlib.asynccontextmanager
+async def issuer_at(*parts: bytes) -> AsyncIterator[str]:
+    """Yield the URL of a server that answers `parts`, the last one again and again."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"".join(parts))
+            while len(parts) > 1:
+                await writer.drain()
+                await asyncio.sleep(0.02)
+                writer.write(parts[-1])
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+
+
+async def test_a_url_that_answers_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelplane.adapters.proxy.keys._TIMEOUT_S", 0.2)
+    async with issuer_at(b"HTTP/1.1 200 OK\r\n\r\n", b" ") as url:
+        with pytest.raises(TransientError, match="does not answer: TimeoutError"):
+            await asyncio.wait_for(fetch_keys(url), 10)
+
+
+async def test_an_answer_that_unpacks_to_gigabytes_is_not_unpacked() -> None:
+    packed = gzip.compress(gzip.compress(bytes(100 * 2**20)))
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip, gzip\r\ncontent-length: %d\r\n\r\n"
+    async with issuer_at(head % len(packed) + packed) as url:
+        with pytest.raises(InvalidResource, match="not JSON"):
+            read_keys(await fetch_keys(url))
+
+
+async def test_a_place_that_cannot_be_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TransientError, match="does not answer"):
+        await fetch_keys("http://xn--/keys")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in ("/keys\0.json", str(pipe)):
+        world = World(tmp_path, **jwt(jwksFile=place))
+        async with world.following():
+            assert "does not listen" in world.credentials.fault
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://issuer", True),
+        ("https://issuer:8443/realms/a@b/keys?tenant=c@d", True),
+        ("http://127.0.0.1:8080", True),
+        ("https://user:password@issuer/keys", False),  # it would stand in faults and logs
+        ("https://", False),
+        ("https://exa mple/keys", False),
+        ("file:///keys", False),
+    ],
+)
+def test_the_place_of_keys_holds_no_secret(url: str, taken: bool) -> None:
+    declared = {"port": 1, **jwt(jwksUrl=url)}
+    with contextlib.nullcontext() if taken else pytest.raises(ValidationError):
+        Gateway.model_validate(declared)

@@ -109,6 +109,13 @@ async def test_old_tls_and_plain_http_are_refused(secure: Gateway) -> None:
         await secure.client.get("/v2/health/ready")
 
 
+async def test_who_connects_and_does_not_speak_tls_is_hung_up_on(secure: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", secure.config.port)
+    async with asyncio.timeout(60):
+        assert await reader.read() == b""
+    writer.close()
+
+
 async def test_a_new_certificate_closes_no_connection_and_fails_no_request(
     secure: Gateway,
 ) -> None:

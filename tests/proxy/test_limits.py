@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
+import struct
 import time
 
 import pytest
@@ -57,6 +58,18 @@ async def test_a_gateway_with_a_token_wants_it_and_keeps_it_to_itself() -> None:
         assert (await guarded.client.get("/v2/health/ready")).status_code == 200
         assert "s3cret" not in guarded.config.bootstrap_path.read_text()
         assert "s3cret" not in repr(guarded.config)
+
+
+async def test_one_connection_of_http_2_has_a_hundred_requests_at_a_time(running: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.config.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    async with asyncio.timeout(10):
+        head = await reader.readexactly(9)
+        payload = await reader.readexactly(int.from_bytes(head[:3]))
+    writer.close()
+    settings = dict(struct.iter_unpack(">HI", payload))
+    assert head[3] == 4
+    assert settings[3] == 100  # SETTINGS_MAX_CONCURRENT_STREAMS
 
 
 async def test_the_sockets_are_private(running: Gateway) -> None:

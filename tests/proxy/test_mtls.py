@@ -8,14 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelplane.adapters.clock import SystemClock
 from modelplane.adapters.identity.authority import FolderAuthority
+from modelplane.adapters.proxy.inbound import inbound_process
 from modelplane.decisions.routing import Endpoint, Remote
 from modelplane.ports.inbound import InboundRoute
 from modelplane.resources.certificates import Workload
 from modelplane.resources.environment import GatewayMesh
-from tests.proxy.gateway import Gateway, free_port, until
+from modelplane.resources.meta import check_name
+from tests.ports import free_port
+from tests.proxy.gateway import Gateway, until
 from tests.proxy.inbound import (
     GATEWAY,
     INBOUND,
@@ -30,6 +35,15 @@ from tests.proxy.plans import split_plan
 
 OK = "HTTP/1.1 200 X"
 pytestmark = pytest.mark.timeout(90)
+
+
+@given(st.from_regex(r"[A-Za-z0-9]([-A-Za-z0-9._]{0,20}[A-Za-z0-9])?", fullmatch=True))
+def test_no_gateway_has_the_sockets_of_an_inbound_proxy(name: str) -> None:
+    """Gateways are named as environments are; neither process may configure the other."""
+    check_name(name)
+    inbound = inbound_process(name, Path("/run"))
+    with pytest.raises(ValueError, match="not a name"):
+        check_name(inbound.name)
 
 
 async def test_requests_arrive_and_are_counted_by_replica() -> None:
@@ -70,6 +84,30 @@ async def test_only_the_gateway_is_admitted(tmp_path: Path) -> None:
         with pytest.raises(Refused):
             await ask_over_tls(address, gateway, version=ssl.TLSVersion.TLSv1_2)
         assert len(upstream.requests) == asked
+
+
+async def test_secrets_that_are_empty_or_broken_admit_nobody(tmp_path: Path) -> None:
+    async with secure_gateway() as inbound:
+        address = (await inbound.endpoint(await inbound.gateway.upstream("one"))).address
+        own = credentials(inbound.authority, GATEWAY)
+        stranger = credentials(FolderAuthority(tmp_path / "other", SystemClock()), GATEWAY)
+        good = credentials(inbound.authority, INBOUND)
+        for bad in (
+            replace(good, trusted=""),
+            replace(good, trusted="-----BEGIN CERTIFICATE-----\n"),
+            replace(good, private_key=own.private_key),
+        ):
+            await inbound.proxy.present(bad)
+            await asyncio.sleep(0.2)
+            assert await ask_over_tls(address, own) == OK, "what it had before holds"
+            with pytest.raises(Refused):
+                await ask_over_tls(address, stranger)
+        await inbound.kill_envoy()  # one that had nothing before
+        await inbound.proxy.present(replace(good, trusted=""))
+        await inbound.start_envoy()
+        for one in (own, stranger):
+            with pytest.raises(Refused):
+                await ask_over_tls(address, one)
 
 
 async def test_an_expired_certificate_is_refused() -> None:
@@ -281,6 +319,56 @@ async def test_gateways_of_allowed_environments_come_in() -> None:
         with pytest.raises(Refused):
             await ask_in_plaintext(address)
         assert await gateway.status("/v2/models/m/infer") == 200, "the first listener is as ever"
+
+
+async def test_who_lost_the_way_in_while_no_agent_ran_stays_out() -> None:
+    mesh = GatewayMesh(port=free_port(), allow=("staging",))
+    async with secure_gateway(mesh=mesh) as inbound:
+        gateway, authority = inbound.gateway, inbound.authority
+        plan = split_plan("m", stable=(await inbound.endpoint(await gateway.upstream("one")),))
+        await gateway.publish(plan)
+        address = f"127.0.0.1:{mesh.port}"
+        staging = credentials(authority, Workload(environment="staging", role="gateway"))
+        assert await ask_over_tls(address, staging) == "HTTP/1.1 200 OK"
+
+        await gateway.stop_proxy()
+        gateway.config = replace(gateway.config, mesh=None)
+        await gateway.start_proxy([plan])
+        await gateway.proxy.present(credentials(authority, GATEWAY))
+        await until(gateway.proxy.is_ready)
+
+        async def refused() -> bool:
+            try:
+                await ask_over_tls(address, staging)
+            except Refused:
+                return True
+            return False
+
+        await until(refused)
+        assert await gateway.status("/v2/models/m/infer") == 200
+
+
+async def test_of_another_trust_domain_others_come_in(tmp_path: Path) -> None:
+    """As after a restored backup: there is another authority, and all names are others."""
+    mesh = GatewayMesh(port=free_port(), allow=("staging",))
+    async with secure_gateway(mesh=mesh) as inbound:
+        gateway, staging = inbound.gateway, Workload(environment="staging", role="gateway")
+        await gateway.publish(split_plan("m", stable=(await gateway.upstream("one"),)))
+        address = f"127.0.0.1:{mesh.port}"
+        before = credentials(inbound.authority, staging)
+        assert await ask_over_tls(address, before) == "HTTP/1.1 200 OK"
+        other = FolderAuthority(tmp_path / "other", SystemClock())
+        await gateway.proxy.present(credentials(other, GATEWAY))
+
+        async def admitted() -> bool:
+            try:
+                return await ask_over_tls(address, credentials(other, staging)) != ""
+            except Refused:
+                return False
+
+        await until(admitted)
+        with pytest.raises(Refused):
+            await ask_over_tls(address, before)
 
 
 async def test_requests_are_copied_to_the_gateway_of_another_environment() -> None:

@@ -6,7 +6,11 @@ import asyncio
 
 import httpx
 import pytest
+from envoy.config.route.v3.route_components_pb2 import FilterConfig
+from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 import LocalRateLimit
 
+from modelplane.adapters.proxy.limits import RATE_LIMIT_FILTER, per_route
+from modelplane.decisions.routing import Endpoint
 from modelplane.resources.limits import Limits
 from tests.proxy.gateway import Gateway, until
 from tests.proxy.load import load
@@ -59,24 +63,61 @@ async def test_a_rate_by_user_is_one_for_each_user_and_by_address_for_the_others
     # no user can be mistaken for it.
     assert await statuses() == [200, 200, 429]
     assert await statuses(**{"x-user-id": ""}) == [429, 429, 429]
-    assert await statuses(**{"x-user-id": "127.0.0.1"}) == [200, 200, 429]
+    assert await statuses(**{"x-user-id": "127.0.0.1/32"}) == [200, 200, 429]
+    # A name is kept with its bucket, so that it has a bound; beyond it a user is nobody.
+    assert await statuses(**{"x-user-id": "x" * 256}) == [200, 200, 429]
+    assert await statuses(**{"x-user-id": "x" * 257}) == [429, 429, 429]
+    assert await statuses(**{"x-user-id": "x" * 50_000}) == [429, 429, 429]
+
+
+async def test_a_client_cannot_choose_its_address(running: Gateway) -> None:
+    replica = await running.upstream("rate-forwarded")
+    rate = limits(rate={"requests": 2, "per": "1h"})
+    plan = split_plan("rate-forwarded", stable=(replica,), limits=rate)
+    assert (await running.publish(plan)).accepted
+    names = ("x-forwarded-for", "x-real-ip", "forwarded", "x-envoy-external-address")
+    answers = [
+        await ask(running, "rate-forwarded", **dict.fromkeys(names, f"10.0.0.{number}"))
+        for number in range(4)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize("by", ["address", "user"])
+async def test_who_owns_a_network_of_ipv6_is_one_client(by: str) -> None:
+    plan = split_plan(
+        "d", stable=(Endpoint("r", "unix:/r"),), limits=limits(rate={"requests": 1, "by": by})
+    )
+    switched = FilterConfig()
+    per_route(plan)[RATE_LIMIT_FILTER].Unpack(switched)
+    settings = LocalRateLimit()
+    switched.config.Unpack(settings)
+    masks = [
+        action.masked_remote_address.v6_prefix_mask_len.value
+        for limit in settings.rate_limits
+        for action in limit.actions
+        if action.HasField("masked_remote_address")
+    ]
+    assert masks == [64]
+    assert not any(a.HasField("remote_address") for r in settings.rate_limits for a in r.actions)
 
 
 async def test_a_rate_comes_back_with_time_and_does_not_touch_other_deployments(
     running: Gateway,
 ) -> None:
     replica = await running.upstream("rate-again")
-    limited = limits(rate={"requests": 2, "per": "500ms"})
+    limited = limits(rate={"requests": 2, "per": "2s"})
     assert (await running.publish(split_plan("again", stable=(replica,), limits=limited))).accepted
     assert (await running.publish(split_plan("free", stable=(replica,)))).accepted
-    statuses = [(await ask(running, "again")).status_code for _ in range(4)]
-    assert 429 in statuses
+    async with asyncio.timeout(20):  # the rate comes back meanwhile, should the machine stand still
+        while (await ask(running, "again")).status_code != 429:
+            pass
     assert {(await ask(running, "free")).status_code for _ in range(20)} == {200}
 
     async def allowed() -> bool:
         return (await ask(running, "again")).status_code == 200
 
-    await until(allowed, timeout_s=5)
+    await until(allowed)
 
 
 async def test_a_deployment_may_take_smaller_bodies_than_the_gateway_and_none_larger(
@@ -104,18 +145,20 @@ async def test_a_deployment_may_take_smaller_bodies_than_the_gateway_and_none_la
 async def test_too_many_requests_at_a_time_are_turned_away_at_once_and_the_others_stay_quick(
     running: Gateway,
 ) -> None:
-    replica = await running.upstream("shed", "slow", slow_s=0.05)
+    replica = await running.upstream("shed", "slow", slow_s=0.3)
     plan = split_plan("shed", stable=(replica,), limits=limits(maxConcurrency=8))
     assert (await running.publish(plan)).accepted
     async with load(running.config.port, "shed", connections=64, pause_s=0.01) as answers:
-        await answers.grow(1_000)
+        while answers.statuses[200] < 8 * 2:
+            await answers.grow(100)
     served, shed = answers.statuses[200], answers.statuses[503]
     assert served + shed == answers.total
     assert all("'retry-after': '1'" in problem for problem in answers.problems)
     assert all('"flags":"UO"' in problem for problem in answers.problems)
     # While one request is served, each of the others is turned away at once and asks again.
     assert shed > 2 * served
-    assert len(replica.requests) == served >= 8 * 2
+    assert len(replica.requests) == served
+    replica.mode = "ok"
     assert {(await ask(running, "shed")).status_code for _ in range(20)} == {200}
     reading = await running.read_counts({"shed.a": served + 20})
     assert reading.variants["shed.a"].failures == 0
@@ -170,7 +213,7 @@ async def test_a_retry_budget_hides_no_failure_of_the_candidate(
     running: Gateway, mode: Mode
 ) -> None:
     name = f"budget-{mode}"
-    stable = await running.upstream(f"{name}-s", "slow", slow_s=0.1)
+    stable = await running.upstream(f"{name}-s", "slow", slow_s=1.0)
     candidate = await running.upstream(f"{name}-c", mode)
     plan = split_plan(
         name,

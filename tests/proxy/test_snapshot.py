@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -146,6 +147,19 @@ def test_only_requests_of_a_shielded_candidate_ask_for_retries_of_5xx() -> None:
                 "d.b": [("x-envoy-retry-on", "5xx")] if shield else [],
                 "d.a": [],
             }
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 60.0, 600.0, 7200.0])
+def test_nothing_ends_a_request_before_its_time_out(timeout_s: float) -> None:
+    stable = Variant("d.a", "1", "stable", 10_000, (Endpoint("a", "unix:/a"),))
+    plan = RoutePlan("d", 1, (stable,), timeout_s=timeout_s, allow_override=True)
+    (host,) = scope_of(compile_route(plan)).route_configuration.virtual_hosts
+    actions = [route.route for route in host.routes if route.HasField("route")]
+    assert len(actions) >= 4
+    for action in actions:
+        timeout = action.timeout.ToTimedelta()
+        assert timeout == timedelta(seconds=timeout_s)
+        assert action.idle_timeout.ToTimedelta() > timeout
 
 
 @pytest.mark.parametrize(

@@ -130,12 +130,12 @@ async def test_being_refused_is_its_own_error(
 
 
 async def test_nobody_there_is_told() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    registry = MlflowRegistry(f"http://me:{SECRET}@127.0.0.1:{port}", Credentials(), 5.0)
-    with pytest.raises(SourceUnavailable) as caught:
-        await registry.models()
+    with socket.socket() as silent:  # holds the port and does not listen
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        registry = MlflowRegistry(f"http://me:{SECRET}@127.0.0.1:{port}", Credentials(), 5.0)
+        with pytest.raises(SourceUnavailable) as caught:
+            await registry.models()
     assert caught.value.reason == "Unreachable"
     assert SECRET not in str(caught.value)
     assert f"127.0.0.1:{port}" in str(caught.value)

@@ -186,7 +186,7 @@ async def until_exists(path: Path) -> None:
 
 
 async def test_a_build_that_takes_too_long_is_ended(tmp_path: Path, hanging_uv: Path) -> None:
-    result = await build(BARE, tmp_path, timeout_s=1.0)
+    result = await build(BARE, tmp_path, timeout_s=4.0)
 
     assert isinstance(result, EnvironmentFailed)
     assert result.reason is FailureReason.TIMED_OUT

@@ -67,8 +67,7 @@ async def test_requests_beyond_the_queue_are_refused_and_the_rest_answered(
 ) -> None:
     app, model, client = held
     accepted = [asyncio.create_task(client.post(INFER, json=BODY)) for _ in range(5)]
-    await until(lambda: model.running == 2 and app.open_requests == 5)
-    await asyncio.sleep(0.02)  # the three that wait have read their bodies
+    await until(lambda: model.running == 2 and app._workers.waiting == 3)
 
     refused = await client.post(INFER, json=BODY)
     metrics = (await client.get("/metrics")).text

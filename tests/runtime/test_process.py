@@ -24,22 +24,28 @@ from modelplane_runtime.sockets import claim_socket, release_socket
 INFER = "/v2/models/m/infer"
 
 
-class SleepingModel:
-    """Predicts after as many seconds as its one feature says."""
+class HeldModel:
+    """Says that it was asked, and predicts once it is let go: both by files beside it."""
 
     n_features_in_ = 1
 
+    def __init__(self, directory: Path) -> None:
+        self.asked = directory / "asked"
+        self.let_go = directory / "let-go"
+
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        time.sleep(float(rows[0, 0]))
+        self.asked.touch()
+        while not self.let_go.exists():
+            time.sleep(0.01)
         return rows[:, 0]
 
 
 @pytest.fixture
-def sleeping_artifact(short_directory: Path) -> Path:
+def held_artifact(short_directory: Path) -> Path:
     path = short_directory / "model.pkl"
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
-        path.write_bytes(cloudpickle.dumps(SleepingModel()))
+        path.write_bytes(cloudpickle.dumps(HeldModel(short_directory)))
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     return path
@@ -64,9 +70,19 @@ class Server:
                     assert self.process.returncode is None, "the server ended"
                 await asyncio.sleep(0.02)
 
-    async def sleep_s(self, seconds: float) -> httpx.Response:
-        tensor = {"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [seconds]}
-        return await self.client.post(INFER, json={"inputs": [tensor]})
+    async def ask(self) -> asyncio.Task[httpx.Response]:
+        """Return a request in flight, once the model has it."""
+        tensor = {"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [1.0]}
+        asking = asyncio.create_task(self.client.post(INFER, json={"inputs": [tensor]}))
+        async with asyncio.timeout(20):
+            while not (self.path.parent / "asked").exists():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.02)
+        return asking
+
+    async def until_draining(self) -> None:
+        async with asyncio.timeout(20):
+            while (await self.client.get("/v2/health/ready")).status_code != 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
 
 async def spawn(path: Path, *options: str) -> asyncio.subprocess.Process:
@@ -96,30 +112,27 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
 
 @pytest.mark.e2e
 async def test_sigterm_lets_a_request_in_flight_finish_and_exits_0(
-    short_directory: Path, sleeping_artifact: Path
+    short_directory: Path, held_artifact: Path
 ) -> None:
     path = short_directory / "s"
     options = (
         "--format",
         "joblib",
         "--artifact",
-        str(sleeping_artifact),
+        str(held_artifact),
         "--allow-pickle",
         "always",
     )
     async with running(path, *options) as server:
         await server.until_ready()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        in_flight = asyncio.create_task(server.sleep_s(1.0))
-        await asyncio.sleep(0.3)
-
+        in_flight = await server.ask()
         server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
-        ready_while_draining = (await server.client.get("/v2/health/ready")).status_code
+        await server.until_draining()
+        (short_directory / "let-go").touch()
         answer = await in_flight
         code, _ = await ended(server.process)
 
-    assert ready_while_draining == 503
     assert answer.status_code == 200
     assert answer.json()["outputs"][0]["data"] == [1.0]
     assert code == 0
@@ -128,23 +141,21 @@ async def test_sigterm_lets_a_request_in_flight_finish_and_exits_0(
 
 @pytest.mark.e2e
 async def test_a_model_that_hangs_holds_up_the_end_no_longer_than_the_drain(
-    short_directory: Path, sleeping_artifact: Path
+    short_directory: Path, held_artifact: Path
 ) -> None:
     options = (
         "--format",
         "joblib",
         "--artifact",
-        str(sleeping_artifact),
+        str(held_artifact),
         "--allow-pickle",
         "always",
     )
     async with running(short_directory / "s", *options, "--drain-s", "0.3") as server:
         await server.until_ready()
-        in_flight = asyncio.create_task(server.sleep_s(600.0))
-        await asyncio.sleep(0.3)
+        in_flight = await server.ask()
         server.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(15):
-            code, log = await ended(server.process)
+        code, log = await ended(server.process)
         answer = (await asyncio.gather(in_flight, return_exceptions=True))[0]
 
     assert code == 0
@@ -155,13 +166,13 @@ async def test_a_model_that_hangs_holds_up_the_end_no_longer_than_the_drain(
 
 @pytest.mark.e2e
 async def test_a_model_that_cannot_be_loaded_is_exit_3_with_the_reason(
-    short_directory: Path, sleeping_artifact: Path
+    short_directory: Path, held_artifact: Path
 ) -> None:
     path = short_directory / "s"
     broken = short_directory / "broken.onnx"
     broken.write_bytes(b"no graph")
 
-    refused = await spawn(path, "--format", "joblib", "--artifact", str(sleeping_artifact))
+    refused = await spawn(path, "--format", "joblib", "--artifact", str(held_artifact))
     refused_code, refused_log = await ended(refused)
     damaged = await spawn(path, "--format", "onnx", "--artifact", str(broken))
     damaged_code, damaged_log = await ended(damaged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from modelplane.adapters.proxy.bootstrap import GatewayConfig, bootstrap
 from modelplane.adapters.proxy.listener import listener
+from modelplane.errors import TerminalError
 from modelplane.resources.environment import Environment, EnvironmentSpec
 from modelplane.resources.meta import Metadata
-from modelplane.settings import Settings
+from modelplane.settings import Paths, Settings
 from modelplane.wiring.gateways import EnvoyGateways
 from modelplane.wiring.secrets import make_secrets
 from modelplane.wiring.state import prepare_state
@@ -81,3 +83,29 @@ def test_a_secret_is_a_private_file_or_a_variable_and_read_anew_each_time(
     os.unlink(file)
     monkeypatch.setenv("MODELPLANE_SECRET_TLS_KEY", "three")
     assert secret("tls.key") == "three"
+
+
+def test_sockets_and_keys_lie_in_a_directory_of_this_user_alone(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where everybody can make directories, somebody else may have made this one before."""
+    directory = settings.paths.runtime_dir
+    directory.chmod(0o777)
+    prepare_state(settings.paths)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+    elsewhere = tmp_path / "elsewhere"
+    directory.rename(elsewhere)
+    directory.symlink_to(elsewhere)
+    try:
+        with pytest.raises(TerminalError, match="not a directory of this user"):
+            prepare_state(settings.paths)
+    finally:
+        directory.unlink()
+
+    directory.mkdir()
+    owner = os.getuid()
+    monkeypatch.setattr(Paths, "runtime_dir", directory)
+    monkeypatch.setattr("modelplane.wiring.state.os.getuid", lambda: owner + 1)
+    with pytest.raises(TerminalError, match="not a directory of this user"):
+        prepare_state(settings.paths)

@@ -237,6 +237,16 @@ class TestReading:
         assert 2000 <= needed <= 2800  # about 2,400 by the formula
         assert float(margin_log_wealth(state, 1.0)[0]) >= math.log(20)
 
+    @pytest.mark.parametrize("failing", [0, 1])
+    def test_a_billion_requests_of_one_kind_leave_all_wealth_finite(self, failing: int) -> None:
+        n = 10**9
+        for plan in (COMPARISON, EXCEEDANCE):
+            state = warm(plan, (n, failing * n))
+            for _ in range(3):
+                state = update(state, [[n, failing * n, n, failing * n]])
+            state = update(state, [[100, 50, 100, 50]])
+            assert np.isfinite(state.log_wealth).all()
+
     def test_a_much_worse_candidate_has_a_positive_lower_bound(self) -> None:
         state = warm()
         for _ in range(40):

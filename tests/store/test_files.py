@@ -118,11 +118,16 @@ class TestOpening:
 
 class TestLoad:
     async def test_what_waits_is_bounded(self, tmp_path: Path) -> None:
-        async with open_store(tmp_path, max_queued=8, busy_timeout_s=5) as store:
+        async with open_store(tmp_path, max_queued=8, busy_timeout_s=30) as store:
             other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
             first = asyncio.create_task(store.commit(creation(model("first"))))
-            await asyncio.sleep(0.2)  # the writer has taken it and waits for the lock
+            assert store._opened is not None
+            waiting = store._opened.writer._queue
+            async with asyncio.timeout(10):
+                while not waiting.empty():  # noqa: ASYNC110 - a thread takes it
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)  # it has taken all that there was, and waits for the lock
             commits = [
                 asyncio.create_task(store.commit(creation(model(f"m{count}"))))
                 for count in range(20)

@@ -20,10 +20,10 @@ import structlog
 
 from modelplane.agent.control_plane import ControlPlane
 from modelplane.decisions.identity import renewal_due, trust_domain_of
-from modelplane.errors import ModelplaneError
+from modelplane.errors import ModelplaneError, NotFound
 from modelplane.ports.clock import Clock
 from modelplane.ports.identity import Credentials, KeyMaker
-from modelplane.resources.certificates import CertificateRequest, Workload
+from modelplane.resources.certificates import CertificateRequest, TrustBundle, Workload
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +67,7 @@ class Certificates:
         known = self._current.get(workload) or self._load(workload)
         if known is None or known.not_after <= self._clock.now():
             known = await self._ask(workload)
+            self._keep(workload, known)
         self._current[workload] = known
         return known
 
@@ -93,7 +94,10 @@ class Certificates:
         """Learn whom to trust, tell everybody, then renew what is due."""
         if not self._followers:
             return
-        trust = await self._control_plane.get_trust_bundle()
+        try:
+            trust = await self._control_plane.get_trust_bundle()
+        except NotFound:  # it began anew, and has no authority until somebody asks
+            trust = TrustBundle(trust_domain="", authorities="")
         for workload, known in list(self._current.items()):
             same = trust_domain_of(known.identity) == trust.trust_domain
             if same and known.trusted != trust.authorities:
@@ -103,7 +107,13 @@ class Certificates:
             due = renewal_due(known.not_before, known.not_after, known.identity)
             # Another domain: the control plane began anew and knows none of the old names.
             if now >= due or trust_domain_of(known.identity) != trust.trust_domain:
-                await self._change(workload, await self._ask(workload))
+                await self._renew(workload)
+
+    async def _renew(self, workload: Workload) -> None:
+        try:
+            await self._change(workload, await self._ask(workload))
+        except ModelplaneError as error:  # of this one; the others are to be renewed
+            log.warning("certificate_not_renewed", workload=str(workload), error=str(error))
 
     async def _change(self, workload: Workload, credentials: Credentials) -> None:
         if workload not in self._current:
@@ -127,7 +137,6 @@ class Certificates:
             not_before=issued.not_before,
             not_after=issued.not_after,
         )
-        self._keep(workload, credentials)
         log.info("certificate", identity=issued.identity, until=issued.not_after.isoformat())
         return credentials
 

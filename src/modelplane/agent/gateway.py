@@ -86,6 +86,12 @@ class Gateway:
         return f"{gateway.host}:{gateway.port}"
 
     @property
+    def _declared(self) -> str:
+        """What a proxy was started for: one that asks nobody for a token is not taken back when
+        tokens are declared."""
+        return self.environment.spec.gateway.model_dump_json()
+
+    @property
     def fault(self) -> str:
         """Why it does not serve, in words; empty when it does."""
         return self._fault or self._proxy.listener_fault or ""
@@ -279,8 +285,8 @@ class Gateway:
         """Take the process back or start it; returns how it ended."""
         process = self._node.processes.find(self._name)
         if process is not None and process.exit is None:
-            if process.labels.get("address") != self.address:
-                await self._end_with_another_address(process)
+            if process.labels.get("gateway") != self._declared:
+                await self._end_what_was_declared_before(process)
                 process = None
         else:
             process = None
@@ -290,8 +296,8 @@ class Gateway:
         self._fault = ""
         return await self._node.processes.wait(self._name)
 
-    async def _end_with_another_address(self, process: KeptProcess) -> None:
-        log.info("gateway_moves", gateway=self._name, old=process.labels.get("address"))
+    async def _end_what_was_declared_before(self, process: KeptProcess) -> None:
+        log.info("gateway_changed", gateway=self._name, old=process.labels.get("gateway"))
         with contextlib.suppress(TransientError):
             await self._proxy.drain(self._node.options.gateway_drain_s)
         await self._node.processes.stop(self._name, drain_s=2.0)
@@ -307,7 +313,7 @@ class Gateway:
                 log_path=self._node.places.log_dir
                 / "gateways"
                 / f"{self.environment.metadata.name}.log",
-                labels={"address": self.address},
+                labels={"gateway": self._declared},
             )
         )
 

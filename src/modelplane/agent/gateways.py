@@ -7,6 +7,7 @@ the replicas' question whether a gateway still uses them.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -19,6 +20,7 @@ from modelplane.agent.node import Node, Report
 from modelplane.decisions.agent_routing import split_cluster_name
 from modelplane.errors import ModelplaneError, TerminalError, TransientError
 from modelplane.ports.gateways import GatewayFactory
+from modelplane.ports.identity import Credentials
 from modelplane.resources.certificates import Workload
 from modelplane.resources.environment import Environment
 from modelplane.resources.meta import ResourceKey
@@ -70,6 +72,7 @@ class Gateways:
         for split in cache.accepted():
             self._accepted.setdefault(split.metadata.environment or "", []).append(split)
         self._dirty: dict[tuple[str, str], None] = {}
+        self._later: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -154,6 +157,16 @@ class Gateways:
         self._dirty[environment, split] = None
         self._news.set()
 
+    def _mark_later(self, key: tuple[str, str], delay_s: float) -> None:
+        """Mark it in a while, once, however often that is asked meanwhile."""
+        if key not in self._later:
+            self._later[key] = asyncio.create_task(self._wait_and_mark(key, delay_s))
+
+    async def _wait_and_mark(self, key: tuple[str, str], delay_s: float) -> None:
+        await self._node.clock.sleep(delay_s)
+        del self._later[key]
+        self._mark(*key)
+
     async def _apply_changes(self) -> None:
         while True:
             await self._news.wait()
@@ -165,7 +178,7 @@ class Gateways:
                     await self._apply(environment, split)
                 except (ModelplaneError, OSError) as error:
                     log.error("gateway_not_changed", environment=environment, error=str(error))
-                    asyncio.get_running_loop().call_later(_RETRY_S, self._mark, *key)
+                    self._mark_later(key, _RETRY_S)
 
     async def _apply(self, environment: str, split_name: str) -> None:
         if not split_name:
@@ -222,7 +235,7 @@ class Gateways:
         await self._inbounds.ensure(name)
         if not strict and self._inbounds.peers(name):
             if gateway.names_identity():
-                asyncio.get_running_loop().call_later(_LOOK_S, self._mark, name, "")
+                self._mark_later((name, ""), _LOOK_S)
             else:
                 await gateway.expect_peers(())
                 await self._inbounds.retire(name)
@@ -232,17 +245,24 @@ class Gateways:
                 raise TerminalError("this agent has no certificates for mutual TLS")
             workload = Workload(environment=name, role="gateway")
             await gateway.present(await self._certificates.obtain(workload))
-            self._certificates.follow(workload, gateway.present)
+            self._certificates.follow(workload, functools.partial(self._present, gateway))
         else:
             self._forget_certificate(name)
         await gateway.expect_peers(peers)
+
+    async def _present(self, gateway: Gateway, credentials: Credentials) -> None:
+        await gateway.present(credentials)
+        # Of another trust domain, those before the servers have other names, too.
+        await gateway.expect_peers(self._inbounds.peers(gateway.environment.metadata.name))
 
     def _forget_certificate(self, environment: str) -> None:
         if self._certificates is not None:
             self._certificates.forget(Workload(environment=environment, role="gateway"))
 
     async def _stop_task(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [*self._later.values(), *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
+        self._later = {}

@@ -164,7 +164,7 @@ class Inbound:
                 command=command.command,
                 env=command.env,
                 cwd=self._node.places.agent_dir,
-                log_path=self._node.places.log_dir / "gateways" / f"{self._environment}.in.log",
+                log_path=self._node.places.log_dir / "gateways" / f"{self._environment}+in.log",
             )
         )
 
@@ -208,11 +208,12 @@ class Inbounds:
         return (inbound.identity,) if inbound else ()
 
     async def ensure(self, environment: str) -> None:
-        """Have an environment's proxy run if it is to have one.
+        """Have an environment's proxy run if it is to have one, or look after one that is left.
 
         Raises `ModelplaneError` when there is no certificate for it.
         """
-        if environment not in self._strict or environment in self._running:
+        wanted = environment in self._strict or self._is_left(environment)
+        if not wanted or environment in self._running:
             return
         if self._factory is None or self._certificates is None:
             raise TerminalError("this agent cannot serve environments with mutual TLS")
@@ -220,6 +221,11 @@ class Inbounds:
         credentials = await self._certificates.obtain(workload)
         await self._begin(environment, credentials, self._factory)
         self._certificates.follow(workload, functools.partial(self._present, environment))
+
+    def _is_left(self, environment: str) -> bool:
+        """Whether an agent before this one had a proxy run, which routes may still lead to."""
+        process = self._node.processes.find(f"{PROCESS_PREFIX}{environment}")
+        return process is not None and process.exit is None
 
     async def _begin(
         self, environment: str, credentials: Credentials, factory: InboundFactory
@@ -260,10 +266,14 @@ class Inbounds:
         inbound = self._running.get(environment)
         if inbound is None:
             raise TransientError(f"the inbound proxy of {environment} does not run yet")
+        if self._known is not None:
+            self._known.add(replica.metadata.uid)
         return await inbound.address_of(replica.metadata.uid, server)
 
     async def release(self, replica: Replica) -> None:
         """Take that a replica has stopped."""
+        if self._known is not None:
+            self._known.discard(replica.metadata.uid)
         inbound = self._running.get(replica.metadata.environment or "")
         if inbound is not None:
             await inbound.release(replica.metadata.uid)
@@ -275,7 +285,7 @@ class Inbounds:
             await inbound.release_others(uids)
 
     async def stop_orphans(self, environments: Collection[str]) -> None:
-        """Stop the proxies of environments that are no more, or need none."""
+        """Stop the proxies of environments that are no more."""
         for process in self._node.processes.list():
             name = process.name.removeprefix(PROCESS_PREFIX)
             if name != process.name and name not in environments:

@@ -132,7 +132,7 @@ async def _ask(socket: Path, requests: Sequence[Mapping[str, Any]]) -> Answers |
                 reply = await client.post(f"/v2/models/{_NAME}/infer", json=dict(request))
                 answer = reply.json() if reply.status_code == 200 else None
             except (httpx.HTTPError, ValueError) as error:
-                return f"no answer to request {number}: {error or type(error).__name__}"
+                return f"no answer to request {number}: {str(error) or type(error).__name__}"
             if not isinstance(answer, dict):
                 status, text = reply.status_code, reply.text[:_TAIL_CHARS]
                 return f"request {number} was answered {status}: {text}"

@@ -209,6 +209,7 @@ def _admit(
     merged = _with_conditions(merged, existing, environment, asked.now)
 
     _check_strategy(merged, version)
+    _check_user_claim(merged, environment)
     revision = compute_revision(spec, version)
     present = situation.active.spec.revision if situation.active else merged.status.stable
     heading_there = present is not None and present.digest == revision.digest
@@ -230,6 +231,19 @@ def _check_strategy(declared: ModelDeployment, version: ModelVersion) -> None:
     faults = check_strategy(declared.spec.strategy, input_types([version.spec.signature]))
     if faults:
         raise InvalidResource(f"ModelDeployment {declared.metadata.name} is not valid", faults)
+
+
+def _check_user_claim(declared: ModelDeployment, environment: Environment) -> None:
+    """Refuse a claim that nobody verifies: its header would be the client's to choose."""
+    claim, jwt = declared.spec.user_claim, environment.spec.gateway.jwt
+    if claim is None or (jwt is not None and claim in jwt.claims):
+        return
+    place = environment.metadata.name
+    message = f"the gateway of {place} does not verify it: name it in gateway.jwt.claims there"
+    name = declared.metadata.name
+    raise InvalidResource(
+        f"ModelDeployment {name} is not valid", [FieldError("spec.userClaim", message)]
+    )
 
 
 def _differs(before: ModelDeploymentSpec, spec: ModelDeploymentSpec, version: ModelVersion) -> bool:

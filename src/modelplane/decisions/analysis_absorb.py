@@ -311,7 +311,7 @@ def _with_replicas(state: EvidenceState, tick: Tick) -> EvidenceState:
     )
     return replace(
         state,
-        replicas=(*state.replicas, *(ReplicaEvidence(name, NOTHING) for name in fresh)),
+        replicas=(*state.replicas, *map(ReplicaEvidence, fresh)),
         leave_one_out=stack([state.leave_one_out, *([harm_part] * len(fresh))]),
     )
 
@@ -366,9 +366,11 @@ def _plus_pairs(compared: Outcomes, more: Outcomes) -> Outcomes:
 
 def _with_attempts(replica: ReplicaEvidence, tick: Tick) -> ReplicaEvidence:
     added = tick.candidate.replicas.get(replica.name)
-    if added is None:
+    if added is None or not added.trials:
         return replica
-    return ReplicaEvidence(replica.name, replica.attempts.plus(added.trials, added.failures))
+    last_at = tick.at if replica.last_at is None else max(replica.last_at, tick.at)
+    attempts = replica.attempts.plus(added.trials, added.failures)
+    return ReplicaEvidence(replica.name, attempts, last_at)
 
 
 def _with_sequence(

@@ -134,10 +134,17 @@ class MetricEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaEvidence:
-    """Attempts of one candidate replica so far."""
+    """Attempts of one candidate replica so far.
+
+    Attributes
+    ----------
+    last_at
+        End of the newest interval with any; None while unknown.
+    """
 
     name: str
-    attempts: Outcomes
+    attempts: Outcomes = NOTHING
+    last_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,7 @@ class EvidenceState:
                 {
                     "name": replica.name,
                     "attempts": [replica.attempts.trials, replica.attempts.failures],
+                    "last_at": _time_to_text(replica.last_at),
                     "tests": row_to_dict(self.leave_one_out, row),
                 }
                 for row, replica in enumerate(self.replicas)
@@ -276,7 +284,11 @@ class EvidenceState:
             candidate=VersionTotals(*record["candidate"]),
             metrics=tuple(_metric_from_dict(metric) for metric in record["metrics"]),
             replicas=tuple(
-                ReplicaEvidence(replica["name"], Outcomes(*replica["attempts"]))
+                ReplicaEvidence(
+                    replica["name"],
+                    Outcomes(*replica["attempts"]),
+                    _time_from_text(replica.get("last_at")),
+                )
                 for replica in replicas
             ),
             leave_one_out=_harm_tests(replicas),

@@ -44,6 +44,9 @@ from modelplane.stats.slices import combine, name_parts
 SHOWN_QUANTILE = 0.95
 ACCUSATION_LEVEL = 0.01
 """Greatest probability of accusing some replica when all are alike."""
+GONE_AFTER_S = 60.0
+"""A replica that had no request for so long while others had was replaced. A gateway puts one
+that fails aside for a few seconds, unless told otherwise."""
 _PROMOTION_ROWS = tuple(QUANTILES.index(quantile) for quantile in PROMOTION_QUANTILES)
 _EVERY_QUANTILE = MetricSettings(LATENCY)
 
@@ -172,11 +175,12 @@ class _Case:
             needs_slices = sum(parts.values()) - of_slices < threshold
             replica = self._bad_replica() if needs_slices else None
             if replica is not None:
-                return _Harm(shown, frozenset(), replica)
+                return _Harm(shown, frozenset(), self._unless_replaced(replica))
             top = max(parts.values())
             named = (name for name, part in parts.items() if part >= min(top, threshold))
             return _Harm(shown, frozenset(named), None)
-        return _Harm(shown, frozenset(), self._bad_replica() if whole >= threshold else None)
+        replica = self._bad_replica() if whole >= threshold else None
+        return _Harm(shown, frozenset(), self._unless_replaced(replica))
 
     def _bad_replica(self) -> str | None:
         """The replica that failures gather on and without which next to no evidence is left."""
@@ -191,6 +195,14 @@ class _Case:
             if surprise >= enough and e < math.sqrt(1 / self.settings.alpha):
                 accused[replica.name] = surprise
         return max(accused, key=accused.__getitem__, default=None)
+
+    def _unless_replaced(self, name: str | None) -> str | None:
+        """None for a replica that is gone: what it did stays in the evidence, and holds nobody."""
+        heard = {r.name: r.last_at for r in self.state.replicas if r.last_at is not None}
+        if name not in heard:
+            return name
+        silent_s = (max(heard.values()) - heard[name]).total_seconds()
+        return name if silent_s <= GONE_AFTER_S else None
 
     def _judge_slices(self) -> tuple[SliceVerdict, ...]:
         reading = self.reading

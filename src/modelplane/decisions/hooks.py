@@ -8,13 +8,14 @@ watches is the one sequential test there is, with its error control; a hook is n
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.strategy import Analysis, MetricRule, Strategy
 from modelplane.resources.traffic_policy import HookStatus
+from modelplane.stats.latency import DEFAULT_SLOWDOWN
 
 Percentile = Literal[50, 95, 99]
 PERCENTILES: tuple[int, ...] = get_args(Percentile)
@@ -30,6 +31,7 @@ KNOWN_HOOKS = (
 """One of each form, as messages show them."""
 
 _KNOWN = ", ".join(KNOWN_HOOKS)
+_EVERY_PERCENTILE = "50th, 95th and 99th percentiles"
 _FORM = re.compile(
     r"(?P<name>[a-z][a-z_ -]*?)\s*"
     r"(?:/\s*(?P<switch>[a-z]+)\s*)?"
@@ -192,7 +194,9 @@ def hook_statuses(hooks: Sequence[str], strategy: Strategy | None = None) -> tup
     `strategy` is the one it is to watch; one that compares nothing has nothing to be watched.
     """
     blind = strategy.type if strategy is not None and strategy.analysis is None else ""
-    return tuple(_status(text, _find(text), blind) for text in hooks)
+    analysis = apply_hooks(strategy, hooks).analysis if strategy is not None else None
+    rules = {rule.name: rule for rule in analysis.metrics} if analysis is not None else {}
+    return tuple(_status(text, _find(text), rules, blind) for text in hooks)
 
 
 def _find(text: str) -> Hook | None:
@@ -202,7 +206,9 @@ def _find(text: str) -> Hook | None:
         return None
 
 
-def _status(text: str, hook: Hook | None, blind: str) -> HookStatus:
+def _status(
+    text: str, hook: Hook | None, rules: Mapping[str, MetricRule], blind: str
+) -> HookStatus:
     if hook is None:
         message = f"not a hook that is known; known are {_KNOWN}"
         return HookStatus(hook=text, state="waiting", message=message)
@@ -212,17 +218,16 @@ def _status(text: str, hook: Hook | None, blind: str) -> HookStatus:
     if blind:
         message = f"{blind} compares nothing: use canary, rolling, shadow or ab"
         return HookStatus(hook=hook.text, state="waiting", message=message)
-    return HookStatus(hook=hook.text, state="active", message=_describe(hook))
+    own = MetricRule(name=hook.watches, margin=hook.margin, percentile=hook.percentile)
+    message = _describe(rules.get(hook.watches, own))
+    return HookStatus(hook=hook.text, state="active", message=message)
 
 
-def _describe(hook: Hook) -> str:
-    if hook.watches == "errors":
-        by = f" by more than {hook.margin * 100:.4g} points" if hook.margin is not None else ""
-        return f"rolls back when the version fails more than stable{by}"
-    than = (
-        f"stable's {hook.percentile}th percentile"
-        if hook.percentile
-        else ("stable's 50th, 95th and 99th percentiles")
-    )
-    by = f", by more than {hook.margin * 100:.4g} %" if hook.margin is not None else ""
-    return f"rolls back when the version is slower than {than}{by}"
+def _describe(rule: MetricRule) -> str:
+    margin = rule.margin
+    if rule.name == "errors":
+        within = f"; passes within {margin * 100:.4g} points of it" if margin is not None else ""
+        return f"rolls back when the version fails more than stable{within}"
+    which = f"{rule.percentile}th percentile" if rule.percentile else _EVERY_PERCENTILE
+    by = f"{(DEFAULT_SLOWDOWN if margin is None else margin) * 100:.4g} %"
+    return f"rolls back when the version is slower than stable's {which} by more than {by}"

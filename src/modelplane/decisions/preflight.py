@@ -237,9 +237,10 @@ def _course(planned: Planned, judged: Judged) -> _Course:
             users_pct=100.0 - rest,
         )
     interval_s = strategy.rolling.interval_s if strategy.rolling else 0.0
-    shares = [(index + 1) / planned.replicas for index in range(planned.replicas)]
+    shares = [index / planned.replicas for index in range(1, planned.replicas)]
     phases = [Phase(100 * s, interval_s, rate * s, rate * (1 - s)) for s in shares]
-    whole_s = interval_s * planned.replicas
+    phases.append(Phase(100.0, 0.0, rate, 0.0))  # the last replica is the promotion
+    whole_s = interval_s * len(shares)
     return _Course(phases, {}, whole_s, whole_s, waits_for_evidence=False)
 
 

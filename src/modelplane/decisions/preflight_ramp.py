@@ -32,7 +32,7 @@ REACTION_S = 2.0
 """From the evidence to a weight of 0: the next tick and the gateway's acknowledgement."""
 
 _PROMOTION_ROWS = tuple(QUANTILES.index(quantile) for quantile in PROMOTION_QUANTILES)
-_HALVINGS = 40
+_HALVINGS = 20
 _WORST_OF = 40
 _SLOWEST = 50.0
 
@@ -245,10 +245,10 @@ def worst_failures(phases: Sequence[Phase], judged: Judged, smallest: float) -> 
     """
     rate, shift = judged.traffic.error_rate, judged.settings.kappa * judged.margin
     target = judged.harm_target(ERRORS) * judged.traffic.phi
-    most = 0.0
+    most, outage = 0.0, max(0.99, rate + smallest)
     for part in range(_WORST_OF + 1):
-        excess = smallest * ((0.99 - rate) / smallest) ** (part / _WORST_OF)
-        failing = min(rate + excess, 0.99)
+        excess = smallest * ((outage - rate) / smallest) ** (part / _WORST_OF)
+        failing = min(rate + excess, outage)
 
         def growth(phase: Phase, failing: float = failing) -> float:
             grown = harm_growth_per_request(failing, rate, shift, phase.share)

@@ -30,7 +30,9 @@ class GatewayJwt(Part):
         default=None, pattern=r"^/", description="File with the issuer's keys (JWKS)."
     )
     jwks_url: str | None = Field(
-        default=None, pattern=r"^https?://", description="Where the issuer publishes its keys."
+        default=None,
+        pattern=r"^https?://[^/?#@\s]+([/?#]\S*)?$",
+        description="Where the issuer publishes its keys; without a user and a password in it.",
     )
     claims: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,39}$")], ...] = Field(
         default=("sub",),

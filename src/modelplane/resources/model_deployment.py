@@ -80,10 +80,13 @@ class ModelDeploymentSpec(Part):
         description="Environments whose deployment of the same name gets copies of the requests.",
     )
     timeout_s: Duration = Field(
-        default=60.0, alias="timeout", description="How long one request may take."
+        default=60.0, gt=0, alias="timeout", description="How long one request may take."
     )
     try_timeout_s: Duration = Field(
-        default=20.0, alias="tryTimeout", description="How long one attempt at a replica may take."
+        default=20.0,
+        gt=0,
+        alias="tryTimeout",
+        description="How long one attempt at a replica may take.",
     )
     start_timeout_s: Duration = Field(
         default=300.0,

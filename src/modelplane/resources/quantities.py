@@ -50,14 +50,15 @@ def parse_duration(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError(f"not a duration: {value!r}; write it like 30s, 2m or 1h30m")
     if isinstance(value, int | float):
-        seconds = float(value) if abs(value) < 1e12 else math.inf
+        exact = float(value) if abs(value) < 1e12 else math.inf
     else:
         text = str(value).strip()
         parts = _DURATION_PART.findall(text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             raise ValueError(f"not a duration: {value!r}; write it like 30s, 2m or 1h30m")
         exact = sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
-        seconds = round(exact, 3) if math.isfinite(exact) else math.inf
+    # To milliseconds, as `format_duration` writes them: what was stored is read again.
+    seconds = round(exact, 3) if math.isfinite(exact) else math.inf
     if not 0 <= seconds < 10 * 366 * 86400:
         raise ValueError(f"a duration lies between 0 and ten years, got {value!r}")
     return seconds

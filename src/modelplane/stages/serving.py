@@ -75,7 +75,7 @@ class RunningModel:
             answer = reply.json() if reply.status_code == 200 else None
         except (httpx.HTTPError, ValueError) as error:
             raise CheckImpossible(
-                f"{self.name} gives no answer: {error or type(error).__name__}"
+                f"{self.name} gives no answer: {str(error) or type(error).__name__}"
             ) from error
         if not isinstance(answer, dict):
             words = " ".join(reply.text.split())[:_TAIL_CHARS]

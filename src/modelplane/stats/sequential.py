@@ -268,6 +268,7 @@ def _plug_in_rate(state: SequentialState) -> FloatArray:
     """The candidate's own rate so far, shrunk to stable's: the lower bound's alternative."""
     rate = state.stable_rate
     plug_in = (state.history[..., 1] + 2 * rate) / (state.history[..., 0] + 2)
+    plug_in = np.minimum(plug_in, 1 - _RATE_LIMIT)  # with 1 a single success costs everything
     return np.broadcast_to(plug_in[..., None], (*rate.shape, len(LOWER_MARGINS)))
 
 

@@ -23,6 +23,7 @@ from modelplane.settings import Paths, Settings
 from modelplane.wiring.gateways import EnvoyGateways
 from modelplane.wiring.inbounds import EnvoyInbounds
 from modelplane.wiring.process import run_process
+from modelplane.wiring.state import prepare_runtime_dir
 
 _FIRST_START_S = 60.0
 
@@ -30,6 +31,7 @@ _FIRST_START_S = 60.0
 async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     """Run the agent until `stopping` is set."""
     paths = settings.paths
+    prepare_runtime_dir(paths)
     token = await _wait_for_token(paths, stopping)
     async with AsyncClient(settings.api_url, token) as client:
         agent = Agent(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from modelplane.client.signing import make_key_pair
@@ -55,7 +56,7 @@ def prepare_state(paths: Paths) -> None:
             paths.signing,
         ):
             directory.mkdir(mode=0o700, exist_ok=True)
-        paths.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        prepare_runtime_dir(paths)
         make_key_pair(paths.signing / "key.pem")
         for file in (paths.admin_token, paths.agent_token, paths.gateway_token, paths.link_key):
             if not file.exists():
@@ -69,6 +70,23 @@ def prepare_state(paths: Paths) -> None:
             f"{paths.state_dir} cannot be used: {error.strerror}",
             hint="choose another with --state",
         ) from error
+
+
+def prepare_runtime_dir(paths: Paths) -> None:
+    """Make the directory of sockets and keys, or take it back; called by both processes.
+
+    It may lie where everybody can make one of that name. Raises `TerminalError` when it is not
+    this user's own.
+    """
+    directory = paths.runtime_dir
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise TerminalError(
+            f"{directory} is not a directory of this user",
+            hint="remove it, or set XDG_RUNTIME_DIR to a directory that nobody else writes to",
+        )
+    directory.chmod(0o700)
 
 
 def _write_whole(file: Path, text: str) -> None:

@@ -172,12 +172,11 @@ class FolderAuthority:
     ) -> Standing:
         """Return how they stand, and remove what is over: keys first, then whole authorities."""
         standing = decide_standing(authorities, now)
-        for one, _ in standing.leaving:
+        for one in (*standing.gone, *(one for one, _ in standing.leaving)):
             self._key_path(one.number).unlink(missing_ok=True)
         if standing.gone:
             self._write_list(trust_domain, standing.trusted)
             for one in standing.gone:
-                self._key_path(one.number).unlink(missing_ok=True)
                 self._certificate_path(one.number).unlink(missing_ok=True)
         return standing
 

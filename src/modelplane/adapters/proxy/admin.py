@@ -70,7 +70,7 @@ class Admin:
         except (TimeoutError, OSError, EOFError, httptools.HttpParserError) as error:
             raise TransientError(
                 f"Envoy's admin interface does not answer on {self._path}: "
-                f"{error or type(error).__name__}",
+                f"{str(error) or type(error).__name__}",
                 hint="it answers again once the agent has restarted the gateway",
             ) from error
 

@@ -80,8 +80,8 @@ class RouteBook:
     ----------
     tables
         By resource type and name: clusters and their endpoints that are served, offered or
-        linger; the listener and the scopes of the gateway itself, which never change; its
-        secrets and filters, which `fix` may replace at any time.
+        linger; the scopes of the gateway itself, which never change; its listeners, secrets
+        and filters, which `fix` may replace at any time.
     retired
         Clusters that no route names any more, with the moment they may go.
     acks

@@ -26,6 +26,8 @@ CONTROL_PLANE_CLUSTER = "control_plane"
 """Envoy's cluster for its configuration server; carries no user's request."""
 
 _SOCKET_PATH_MAX = 107
+# Envoy's default of 100 is less than the pattern takes that bounds a user's name, see `limits`.
+_RUNTIME = {"re2.max_program_size.error_level": 1000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ def bootstrap(config: GatewayConfig) -> dict[str, Any]:
             "lds_config": ads,
         },
         "static_resources": {"clusters": [_ads_cluster(config)]},
+        "layered_runtime": {"layers": [{"name": "modelplane", "static_layer": _RUNTIME}]},
         "stats_flush_interval": "1s",
         # Unfiltered statistics of thousands of clusters cost gigabytes.
         "stats_config": {
@@ -138,17 +141,17 @@ def bootstrap(config: GatewayConfig) -> dict[str, Any]:
                 }
             },
         },
-        "overload_manager": {
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
-                        "downstream_connections.v3.DownstreamConnectionsConfig",
-                        "max_active_downstream_connections": config.max_connections,
-                    },
-                }
-            ]
+        "overload_manager": {"resource_monitors": [_connection_bound(config)]},
+    }
+
+
+def _connection_bound(config: GatewayConfig) -> dict[str, Any]:
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
+            "downstream_connections.v3.DownstreamConnectionsConfig",
+            "max_active_downstream_connections": config.max_connections,
         },
     }
 

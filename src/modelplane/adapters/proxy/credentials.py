@@ -162,7 +162,7 @@ class _Keys:
                 await self._ask(self._jwt.jwks_url)
                 self._due_s = monotonic_s + _FETCH_S
             self.fault = ""
-        except (ModelplaneError, OSError) as error:
+        except (ModelplaneError, OSError, ValueError) as error:  # a path may hold a zero byte
             keys = "those it has stay" if self._keys else "so it does not listen"
             self.fault = f"the keys of {self._jwt.issuer} cannot be read, {keys}: {error}"
 
@@ -190,6 +190,8 @@ class _Keys:
 
 
 def _read_file(path: Path) -> str:
+    if not path.is_file():  # a pipe would hold up the agent until somebody writes
+        raise TransientError(f"there is no file {path}")
     with path.open("rb") as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:

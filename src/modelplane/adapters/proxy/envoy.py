@@ -78,8 +78,8 @@ class EnvoyProxy:
     async def present(self, credentials: Credentials) -> None:
         """Speak mutual TLS with `credentials` from the next connection on.
 
-        The listener for other gateways, if there is to be one, is offered to the next Envoy that
-        connects: so the first credentials come before `start`.
+        The first ones come before `start`: the listener for other gateways, if there is to be one,
+        needs them.
         """
         mesh = mesh_listener(self._config, credentials.identity)
         if mesh is not None:

@@ -36,9 +36,9 @@ _CONNECTION_MAX_S = 4 * CONNECTION_LIFE_S
 
 def inbound_process(environment: str, runtime_dir: Path) -> GatewayConfig:
     """Return where the proxy's sockets and bootstrap lie; it has no port of its own."""
-    # The dot keeps it apart from the gateway of whatever environment.
+    # No environment has a plus in its name, so that no gateway has these sockets.
     return GatewayConfig(
-        name=f"{environment}.in", host="127.0.0.1", port=0, runtime_dir=runtime_dir
+        name=f"{environment}+in", host="127.0.0.1", port=0, runtime_dir=runtime_dir
     )
 
 

@@ -7,6 +7,7 @@ tokens. A set with keys of kinds that nobody here knows is fine as long as one c
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -22,6 +23,7 @@ MAX_BYTES = 256 * 2**10
 
 _MAX_KEYS = 100
 _TIMEOUT_S = 5.0
+_PLAIN_JSON = {"accept": "application/json", "accept-encoding": "identity"}
 _RSA_MIN_BITS = 2048
 _EC_BYTES = {"P-256": 32, "P-384": 48, "P-521": 66}
 _PUBLIC = {
@@ -90,20 +92,24 @@ async def fetch_keys(url: str) -> str:
     Raises
     ------
     TransientError
-        When it does not answer in time, answers anything but 200, or with more than `MAX_BYTES`.
+        When the whole answer is not there in time, or is anything but 200 with `MAX_BYTES` at
+        the most.
     """
     try:
         async with (
+            asyncio.timeout(_TIMEOUT_S),  # httpx bounds each read, not their sum
             httpx.AsyncClient(timeout=_TIMEOUT_S) as client,
-            client.stream("GET", url, headers={"accept": "application/json"}) as answer,
+            client.stream("GET", url, headers=_PLAIN_JSON) as answer,
         ):
             if answer.status_code != 200:
                 raise TransientError(f"{url} answers {answer.status_code}")
             text = b""
-            async for part in answer.aiter_bytes():
+            # Raw: a kilobyte may unpack to gigabytes before it can be counted.
+            async for part in answer.aiter_raw():
                 text += part
                 if len(text) > MAX_BYTES:
                     raise TransientError(f"{url} answers with more than {MAX_BYTES} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise TransientError(f"{url} does not answer: {error or type(error).__name__}") from error
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, UnicodeError) as error:
+        reason = str(error) or type(error).__name__
+        raise TransientError(f"{url} does not answer: {reason}") from error
     return text.decode(errors="replace")

@@ -30,6 +30,9 @@ BUFFER_FILTER = "envoy.filters.http.buffer"
 CLIENTS_KEPT = 10_000
 """Clients of one deployment whose rate is remembered; each costs about a kilobyte."""
 
+USER_MAX_BYTES = 256
+"""Longest name that tells users apart: clients write it, and Envoy keeps it with its bucket."""
+
 SHED_FLAG = "UO"
 """Envoy's flag for an attempt that a limit did not allow, the first one or another one."""
 
@@ -43,7 +46,7 @@ _OVERLOAD_RETRY_S = 1
 _STATS_PREFIX = "rate"
 _RETRIES_MAX = 1024
 _ALWAYS = {"default_value": {"numerator": 100}}
-_NOT_EMPTY = {"safe_regex": {"regex": ".+"}}
+_USER = {"safe_regex": {"regex": rf"\C{{1,{USER_MAX_BYTES}}}"}}
 # The bucket of a deployment as a whole, which Envoy wants and modelplane does not use.
 _NO_BOUND = {
     "max_tokens": 4_000_000_000,
@@ -82,9 +85,10 @@ def per_route(plan: RoutePlan) -> dict[str, Any]:
 def _rate_limit(rate: RateLimit, user_header: str) -> Any:
     """Return the filter's settings: a bucket for each value of what names a client.
 
-    By user, a request names its client by the user's header and, where that is absent or empty,
-    by its address; the two kinds have descriptors of their own, so that no user can take the
-    name of an address.
+    By user, a request names its client by the user's header and, where that is absent, empty or
+    longer than `USER_MAX_BYTES`, by its address; the two kinds have descriptors of their own, so
+    that no user can take the name of an address. An address of IPv6 counts by its first 64 bits:
+    the others are its owner's to choose.
     """
     bucket = {
         "max_tokens": rate.burst or rate.requests,
@@ -107,7 +111,8 @@ def _rate_limit(rate: RateLimit, user_header: str) -> Any:
 
 _Kind = tuple[list[dict[str, str]], list[dict[str, Any]]]
 
-_ADDRESS: _Kind = ([{"key": "remote_address"}], [{"remote_address": {}}])
+_BY_ADDRESS = {"masked_remote_address": {"v6_prefix_mask_len": {"value": 64}}}
+_ADDRESS: _Kind = ([{"key": "masked_remote_address"}], [_BY_ADDRESS])
 
 
 def _by_user(header: str) -> _Kind:
@@ -120,14 +125,14 @@ def _by_user(header: str) -> _Kind:
 
 
 def _by_address(header: str) -> _Kind:
-    entries = [{"key": "named", "value": "address"}, {"key": "remote_address"}]
-    return entries, [_when(header, present=False), {"remote_address": {}}]
+    entries = [{"key": "named", "value": "address"}, {"key": "masked_remote_address"}]
+    return entries, [_when(header, present=False), _BY_ADDRESS]
 
 
 def _when(header: str, *, present: bool) -> dict[str, Any]:
     match = {
         "name": header,
-        "string_match": _NOT_EMPTY,
+        "string_match": _USER,
         "invert_match": not present,
         "treat_missing_header_as_empty": True,
     }

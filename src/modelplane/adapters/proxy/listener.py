@@ -31,6 +31,8 @@ from modelplane.adapters.proxy.xds import XdsResource, pack, resource
 LISTENER_NAME = "inference"
 
 _ADS = {"resource_api_version": "V3", "ads": {}}
+_HANDSHAKE_S = 5
+_STREAMS_MAX = 100
 _PROBLEM_JSON = "application/problem+json"
 _ORIGINAL_PATH = "x-envoy-original-path"
 
@@ -58,6 +60,8 @@ def listener(config: GatewayConfig) -> XdsResource:
         common_http_protocol_options={
             "idle_timeout": {"seconds": 900},
         },
+        # Each may hold a body: with Envoy's 1,024 one connection could fill the memory.
+        http2_protocol_options={"max_concurrent_streams": {"value": _STREAMS_MAX}},
         request_headers_timeout={"seconds": 15},
         request_timeout={"seconds": 120},
         local_reply_config=_problems(),
@@ -78,6 +82,7 @@ def listener(config: GatewayConfig) -> XdsResource:
                     }
                 ],
                 "transport_socket": tls.downstream_socket() if config.tls else None,
+                "transport_socket_connect_timeout": {"seconds": _HANDSHAKE_S},
             }
         ],
     )

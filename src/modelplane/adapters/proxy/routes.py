@@ -34,6 +34,8 @@ from modelplane.decisions.routing import (
 )
 
 _RETRIES = 2
+# Envoy's own, which would end a request that waits for its answer before a longer time-out does.
+_IDLE_S = 300.0
 _PRIORITIES_RETRY = pack(
     previous_priorities_config_pb2.PreviousPrioritiesConfig(update_frequency=1)
 )
@@ -98,6 +100,7 @@ def _override_routes(plan: RoutePlan, prefix: str, rewrite: str) -> Iterator[Any
                 "cluster": variant.cluster,
                 "prefix_rewrite": rewrite,
                 "timeout": _duration(plan.timeout_s),
+                "idle_timeout": _idle(plan),
                 "retry_policy": _retries(plan, shield=False),
             },
         )
@@ -130,9 +133,14 @@ def _split(plan: RoutePlan, rule: Rule) -> Any:
         },
         hash_policy=[{"header": hashing}],
         timeout=_duration(plan.timeout_s),
+        idle_timeout=_idle(plan),
         retry_policy=_retries(plan, shield=plan.shield),
         request_mirror_policies=[*mirror_policies(rule), *remote_policies(plan)],
     )
+
+
+def _idle(plan: RoutePlan) -> dict[str, int]:
+    return _duration(max(_IDLE_S, plan.timeout_s + 1))
 
 
 def _range(segment: Segment, shielded: set[str]) -> dict[str, Any]:

@@ -173,6 +173,8 @@ class Stream:
             except TimeoutError:
                 await self._remove_retired()
             changed.clear()
+            if self._not_offered(LISTENER, self._book.tables[LISTENER].values()):
+                await self._begin_listener()  # it admits others than before
             await self._send_renewed()
             while changes := self._book.take(_BATCH):
                 self._accept(await self._sift(changes, self._offer))
@@ -207,11 +209,18 @@ class Stream:
 
     async def _begin_listener(self) -> None:
         await self._until_begun(LISTENER)
-        wanted = self._book.tables[LISTENER].values()
-        await self._send(LISTENER, self._not_offered(LISTENER, wanted))
-        self.listener_fault = await self._settle({LISTENER: wanted})
+        table = self._book.tables[LISTENER]
+        wanted = table.values()
+        # From before the agent came back: whom it lets in may have lost that meanwhile.
+        unknown = [name for name in self._held[LISTENER] if name not in table]
+        await self._send(LISTENER, self._not_offered(LISTENER, wanted), unknown)
+        self.listener_fault = await self._settle(
+            {LISTENER: wanted}, ((LISTENER, name) for name in unknown)
+        )
         self.listening = self.listener_fault is None
         if self.listener_fault:
+            # Not to be sent again.
+            self._offered[LISTENER].update({one.name: one.version for one in wanted})
             _log.error("Envoy refused the listener: %s", self.listener_fault)
 
     async def _begin_scopes(self, changes: Sequence[Change]) -> None:

@@ -69,7 +69,11 @@ def check_certificate(chain: str, private_key: str, now: datetime) -> ServerCert
     except ValueError:
         raise InvalidResource("the certificate is not PEM", hint="BEGIN CERTIFICATE …") from None
     own = certificates[0]
-    if _public_bytes(own.public_key()) != _public_bytes(_load_key(private_key).public_key()):
+    try:
+        public_key = _public_bytes(own.public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidResource("the certificate's key is of a kind that is not known") from None
+    if public_key != _public_bytes(_load_key(private_key).public_key()):
         raise InvalidResource(
             "the private key does not belong to the certificate",
             hint="the server's own certificate comes first, those of its authorities after it",

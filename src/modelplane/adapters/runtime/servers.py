@@ -165,7 +165,7 @@ class RuntimeServers:
         except (httpx.TimeoutException, TimeoutError):
             return failed_scrape(f"GET {path}: no answer within {_SCRAPE_TIMEOUT_S:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return failed_scrape(f"GET {path}: {error or type(error).__name__}")
+            return failed_scrape(f"GET {path}: {str(error) or type(error).__name__}")
         # Not on the event loop: a megabyte of text takes the parser a second.
         return await asyncio.to_thread(read_exposition, body.decode(errors="replace"))
 
