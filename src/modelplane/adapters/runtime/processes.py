@@ -43,6 +43,7 @@ from modelplane.ports.processes import KeptProcess, ProcessExit, ProcessSpec
 MAX_LOG_BYTES = 10 * 1024 * 1024
 _KILL_WAIT_S = 10.0
 _TAIL_BYTES = 32 * 1024
+_COPY_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,149}")
 _SHELL = "/bin/sh"
 _SHELL_BLOCK_BYTES = 512
@@ -201,8 +202,7 @@ class LinuxProcesses:
         for entry in self._entries.values():
             with contextlib.suppress(OSError):
                 if entry.log_path.stat().st_size > self._max_log_bytes:
-                    self._keep_end(entry.log_path)
-                    os.truncate(entry.log_path, 0)
+                    self._move_end_aside(entry.log_path)
 
     @staticmethod
     def _moved_aside(entry: _Entry, size_bytes: int) -> bytes:
@@ -218,11 +218,21 @@ class LinuxProcesses:
         except OSError:
             return b""
 
-    def _keep_end(self, log_path: Path) -> None:
-        """Copy the end of a log aside; of a flood the rest is not worth the disk."""
-        with log_path.open("rb") as log, _rotated(log_path).open("wb") as kept:
+    def _move_end_aside(self, log_path: Path) -> None:
+        """Empty a log and keep its end beside it; of a flood the rest is not worth the disk.
+
+        Its process may write its last words meanwhile: so it is read until nothing more comes, and
+        emptied in the same moment. A process that writes faster than that loses a little.
+        """
+        most = 2 * self._max_log_bytes
+        with (
+            log_path.open("r+b", buffering=0) as log,
+            _rotated(log_path).open("wb", buffering=0) as kept,
+        ):
             log.seek(-self._max_log_bytes, os.SEEK_END)
-            kept.write(log.read(self._max_log_bytes))
+            while kept.tell() < most and (read := log.read(_COPY_BYTES)):
+                kept.write(read)
+            log.truncate(0)
 
     def close(self) -> None:
         """Stop watching; the processes run on."""
