@@ -14,7 +14,7 @@ demo: $(VENV)/.base  ## run the demo on real data; options: make demo ARGS="--ke
 test: $(VENV)/.dev $(VENV)/.mlflow  ## set up, then run all tests: the fast ones, then the end-to-end ones
 	$(BIN)/python tools/run_tests.py
 
-test-fast: $(VENV)/.dev  ## the fast tests only: about a minute
+test-fast: $(VENV)/.dev  ## the fast tests only: three minutes on two cores
 	$(BIN)/python tools/run_tests.py --fast
 
 check: $(VENV)/.dev  ## types, style, floors of the architecture

@@ -286,16 +286,18 @@ async def test_a_guarded_alias_goes_back_to_the_last_version_that_was_promoted(
         assert (await plane.store.get(Model, "delay")).status.aliases["live"] == "2.0.0"
 
 
+async def _roll_out_a_second_version(plane: GuardedPlane) -> Rollout:
+    await plane.begin()
+    for version in ("1.0.0", "2.0.0"):
+        await plane.push(version)
+        await plane.apply(version)
+        await plane.settle()
+    return (await plane.store.list(Rollout))[0][-1]
+
+
 async def test_a_test_between_versions_earns_no_guarded_alias(tmp_path: Path) -> None:
     async with open_guarded(tmp_path) as plane:
-        await plane.begin()
-        await plane.push("1.0.0")
-        await plane.push("2.0.0")
-        await plane.apply("1.0.0")
-        await plane.settle()
-        await plane.apply("2.0.0")
-        await plane.settle()
-        tested = (await plane.store.list(Rollout))[0][-1]
+        tested = await _roll_out_a_second_version(plane)
         deployment = await plane.store.get(ModelDeployment, "delay", "production")
         transaction = Transaction(ANA)
         transaction.update(tested.with_status(phase="Concluded", verdict="pass"))
@@ -373,14 +375,7 @@ async def test_what_the_environment_does_not_take_is_not_asked_for_and_stops_not
 
 async def test_what_a_traffic_policy_has_live_earns_no_guarded_alias(tmp_path: Path) -> None:
     async with open_guarded(tmp_path) as plane:
-        await plane.begin()
-        await plane.push("1.0.0")
-        await plane.push("2.0.0")
-        await plane.apply("1.0.0")
-        await plane.settle()
-        await plane.apply("2.0.0")
-        await plane.settle()
-        last = (await plane.store.list(Rollout))[0][-1]
+        last = await _roll_out_a_second_version(plane)
         promotion = await plane.store.get(Promotion, last.spec.promotion, "production")
         deployment = await plane.store.get(ModelDeployment, "delay", "production")
         transaction = Transaction(ANA)

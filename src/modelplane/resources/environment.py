@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from modelplane.resources.addresses import Url
 from modelplane.resources.meta import Part, Resource
 from modelplane.resources.strategy import Strategy
 
@@ -29,9 +30,8 @@ class GatewayJwt(Part):
     jwks_file: str | None = Field(
         default=None, pattern=r"^/", description="File with the issuer's keys (JWKS)."
     )
-    jwks_url: str | None = Field(
+    jwks_url: Url | None = Field(
         default=None,
-        pattern=r"^https?://[^/?#@\s]+([/?#]\S*)?$",
         description="Where the issuer publishes its keys; without a user and a password in it.",
     )
     claims: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,39}$")], ...] = Field(

@@ -7,11 +7,11 @@ afterwards, again and again until it arrives or is given up.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from modelplane.resources.addresses import Url
 from modelplane.resources.meta import Name, NoStatus, Part, Resource
 from modelplane.resources.quantities import Duration
 
@@ -35,19 +35,6 @@ class Event(Part):
     team: str = ""
     at: datetime
     data: dict[str, Any] = Field(default_factory=dict)
-
-
-def check_url(url: str) -> str:
-    """Return an http or https address that holds no credentials; raises ValueError otherwise."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not url.isprintable():
-        raise ValueError("not an address: write https://HOST/PATH")
-    if "@" in parts.netloc:
-        raise ValueError("leave credentials out of the address: resources hold no secrets")
-    return url
-
-
-Url = Annotated[str, AfterValidator(check_url)]
 
 
 class WebhookReceiver(Part):
