@@ -11,7 +11,7 @@ help:  ## list the targets
 demo: $(VENV)/.base  ## run the demo on real data; options: make demo ARGS="--keep"
 	$(BIN)/modelplane demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.mlflow  ## set up, then run all tests: the fast ones, then the end-to-end ones
+test: $(VENV)/.dev $(VENV)/.mlflow $(VENV)/.prometheus  ## set up, then run all tests: the fast ones, then the end-to-end ones
 	$(BIN)/python tools/run_tests.py
 
 test-fast: $(VENV)/.dev  ## the fast tests only: three minutes on two cores
@@ -44,6 +44,9 @@ $(VENV)/.base: requirements.txt pyproject.toml tools/setup.sh
 
 $(VENV)/.mlflow: requirements-mlflow.txt tools/setup_mlflow.sh $(VENV)/.dev
 	bash tools/setup_mlflow.sh $@
+
+$(VENV)/.prometheus: tools/setup_prometheus.sh $(VENV)/.dev
+	bash tools/setup_prometheus.sh $@
 
 $(VENV)/.dev: requirements-dev.txt pyproject.toml tools/setup.sh
 	bash tools/setup.sh requirements-dev.txt $@

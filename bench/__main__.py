@@ -22,6 +22,8 @@ MEASUREMENTS = {
     "gateway": "Gateway against direct, a hand-written Envoy, and a plain proxy",
     "propagation": "Publication of a route to the first request on it",
     "serving": "Our model server against MLServer and KServe's",
+    "predictions": "Log of predictions on our model server: off, read, never read",
+    "labels": "Predictions kept, and labels joined with a million of them",
     "store_writes": "Audited writes",
     "analysis_tick": "One analysis tick of 1,000 rollouts with 5 metrics",
     "analysis_slices": "Harm to one part of the users: found by the parts, and by the whole alone",
@@ -29,6 +31,7 @@ MEASUREMENTS = {
     "registry_lists": "Lists and searches of 10,000 versions and 500 deployments",
     "mlflow_registry": "Registry calls of MLflow users: modelplane against mlflow server",
     "gates": "One suite of a pipeline: sequential, parallel, sharded, cached",
+    "drift": "Drift of 1 M rows of 20 columns",
     "start_up": "Start-up and command line",
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,8 @@ DOCS = ROOT / "docs"
 TEXTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 KNOWN_COMMANDS: dict[str, Any] = dict(walk_commands())
 OTHER_VARIABLES = {"URL", "TOKEN", "GATEWAY_TOKEN", "CONFIG", "SECRET_NAME"} | {
-    "JOB_INPUT", "JOB_RESULT", "JOB_OUTPUT", "ARTIFACT_NAME",
+    "JOB_INPUT", "JOB_RESULT", "JOB_OUTPUT", "JOB_PROGRESS", "ARTIFACT_NAME", "CAUSE",
+    "TRAINING_RUN",
 }  # fmt: skip
 _FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", re.M | re.S)
 _VARIABLE = re.compile(r"\bMODELPLANE_([A-Z][A-Z_]*)")

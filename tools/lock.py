@@ -21,7 +21,7 @@ def lock(upgrade: bool) -> None:
     uv = str(Path(sys.executable).parent / "uv")
     more = ["--upgrade"] if upgrade else []
     groups = ["pyproject.toml", "--extra", "demo", "--group", "build"]
-    extras = ["--extra", "gates", "--extra", "signing"]
+    extras = ["--extra", "gates", "--extra", "signing", "--extra", "predictions"]
     everything = [*groups, *extras, "--group", "dev", "-o", "requirements-dev.txt", *more]
     base = [*groups, "--constraint", "requirements-dev.txt", "-o", "requirements.txt"]
     # The real MLflow of the tests has an environment of its own: modelplane needs none of it.

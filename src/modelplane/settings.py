@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from modelplane.errors import FieldError, InvalidResource
+from modelplane.resources.addresses import check_url
 
 STATE_FORMAT = 1
 """The format of the state directory that this release writes."""
@@ -38,6 +39,11 @@ class Settings(BaseSettings):
         default="",
         description="Where model files are kept: a folder, s3://BUCKET/PREFIX, gs:// or az://; "
         "default the folder artifacts in the state directory.",
+    )
+    predictions_url: str = Field(
+        default="",
+        description="Where predictions are kept as Parquet: a folder, s3://BUCKET/PREFIX, gs:// or "
+        "az://; default the folder predictions in the state directory.",
     )
     public_url: str = Field(
         default="",
@@ -77,14 +83,49 @@ class Settings(BaseSettings):
         le=1024,
         description="Jobs that run at a time; default one for each core, two at the least.",
     )
+    playbook_budget_per_hour: int = Field(
+        default=20,
+        ge=1,
+        le=1000,
+        description="Runs of playbooks that may begin by themselves in an hour, all together.",
+    )
     reuse_interpreter: bool = Field(
         default=True,
         description="Run versions without requirements of their own in modelplane's own Python "
         "when all the packages they need are installed there.",
     )
+    prometheus_url: str = Field(
+        default="",
+        description="A Prometheus that evaluates alert rules and conditions; default modelplane "
+        "evaluates what it measures itself.",
+    )
+    prometheus_rules_dir: Path | None = Field(
+        default=None, description="The folder that Prometheus reads modelplane's rules from."
+    )
+    prometheus_token: str = Field(
+        default="", description="Name of the secret that is a bearer token for Prometheus."
+    )
+    prometheus_username: str = Field(
+        default="", description="User of Prometheus' basic authentication."
+    )
+    prometheus_password: str = Field(
+        default="", description="Name of the secret with its password."
+    )
+    alertmanager_url: str = Field(
+        default="", description="An Alertmanager that is told of alerts and silences."
+    )
+    alertmanager_token: str = Field(
+        default="", description="Name of the secret that is a bearer token for Alertmanager."
+    )
+    alertmanager_username: str = Field(
+        default="", description="User of Alertmanager's basic authentication."
+    )
+    alertmanager_password: str = Field(
+        default="", description="Name of the secret with its password."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("artifacts_url")
+    @field_validator("artifacts_url", "predictions_url")
     @classmethod
     def _check_artifacts_url(cls, url: str) -> str:
         scheme, colon, rest = url.partition("://")
@@ -95,6 +136,22 @@ class Settings(BaseSettings):
         if set(rest) & set("@?#"):
             raise ValueError("leave credentials and options out of the address: set variables")
         return url.rstrip("/")
+
+    @field_validator("prometheus_url", "alertmanager_url")
+    @classmethod
+    def _check_alerting_url(cls, url: str) -> str:
+        if url and urlsplit(url).query:
+            raise ValueError("give scheme, host, port and path only")
+        return check_url(url).rstrip("/") if url else ""
+
+    @model_validator(mode="after")
+    def _check_rules_dir(self) -> Settings:
+        folder = self.prometheus_rules_dir
+        if bool(self.prometheus_url) != (folder is not None):
+            raise ValueError("prometheus_url and prometheus_rules_dir go together: set both")
+        if folder is not None and not folder.is_absolute():
+            raise ValueError("prometheus_rules_dir is an absolute folder")
+        return self
 
     @field_validator("public_url")
     @classmethod
@@ -110,6 +167,11 @@ class Settings(BaseSettings):
     def artifacts_location(self) -> str:
         """The folder or address where model files are kept."""
         return self.artifacts_url or str(self.paths.artifacts)
+
+    @property
+    def predictions_location(self) -> str:
+        """The folder or address where predictions are kept as Parquet."""
+        return self.predictions_url or str(self.paths.predictions)
 
     @property
     def state_dir(self) -> Path:
@@ -144,6 +206,8 @@ class Paths:
         self.link_key = state_dir / "link-key"
         self.ca = state_dir / "ca"
         self.artifacts = state_dir / "artifacts"
+        self.predictions_index = state_dir / "predictions.db"
+        self.predictions = state_dir / "predictions"
         self.logs = state_dir / "logs"
         self.agent = state_dir / "agent"
         self.processes = state_dir / "processes"

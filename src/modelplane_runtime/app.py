@@ -1,4 +1,4 @@
-"""The HTTP surface: the Open Inference Protocol, ``/metrics`` and the answers to be compared.
+"""The HTTP surface: the Open Inference Protocol, ``/metrics``, and what was answered.
 
 Called by uvicorn (``server``) and by tests. Routes, limits, headers and counting live here;
 prediction does not.
@@ -20,6 +20,13 @@ from modelplane_runtime.errors import RequestError
 from modelplane_runtime.inference import Answer, Inference, dump_json, error_body
 from modelplane_runtime.metrics import Metrics
 from modelplane_runtime.models import Model
+from modelplane_runtime.prediction_events import EventWriter, LogSettings
+from modelplane_runtime.predictions import (
+    MAX_QUESTION_BYTES,
+    PREDICTIONS_PATH,
+    PredictionLog,
+    parse_question,
+)
 from modelplane_runtime.workers import PredictionWorkers, QueueFullError
 
 Scope = MutableMapping[str, Any]
@@ -58,6 +65,16 @@ class _Reply:
     content_type: bytes = b"application/json"
 
 
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A reply, and of a request that reached the model what it was."""
+
+    reply: _Reply
+    body_id: str | None = None
+    body: bytes = b""
+    rows: int = 0
+
+
 class _ClientGoneError(Exception):
     pass
 
@@ -75,6 +92,8 @@ class RuntimeApp:
         Requests that may wait for a thread; more are answered 503 with ``Retry-After``.
     max_body_bytes
         Longer bodies are answered 413.
+    log_settings
+        What is remembered of each prediction until somebody says otherwise; None: nothing.
     """
 
     def __init__(
@@ -84,6 +103,7 @@ class RuntimeApp:
         workers: int = 1,
         queue_limit: int | None = None,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        log_settings: LogSettings | None = None,
     ) -> None:
         limit = DEFAULT_QUEUE_LIMIT_PER_WORKER * workers if queue_limit is None else queue_limit
         self.identity = identity
@@ -93,16 +113,19 @@ class RuntimeApp:
             {"model": identity.model, "version": identity.version, "replica": identity.replica}
         )
         self._answers = AnswerLog()
+        self._predictions = PredictionLog(log_settings)
         self._workers: PredictionWorkers[Answer] = PredictionWorkers(workers, limit)
         self._max_body_bytes = max_body_bytes
         self._model: Model | None = None
         self._inference: Inference | None = None
+        self._writer: EventWriter | None = None
         self._version_header = (b"x-modelplane-version", _header_value(identity.version))
 
     def serve(self, model: Model, load_s: float = 0.0) -> None:
         """Take requests from now on, unless the server drains already."""
         self._model = model
         self._inference = Inference(model, self.identity.model, self.identity.version)
+        self._writer = EventWriter(self.identity.model, self.identity.version, model.signature)
         self.metrics.load_s = load_s
         if self.phase is Phase.LOADING:
             self.phase = Phase.READY
@@ -118,6 +141,8 @@ class RuntimeApp:
         path, method = scope["path"], scope["method"]
         if path.startswith("/v2/models/") and path.endswith("/infer"):
             await self._infer(scope, receive, send)
+        elif path == PREDICTIONS_PATH:
+            await self._send(send, await self._predictions_page(scope, receive))
         elif method not in ("GET", "HEAD"):
             await self._send(send, _refusal(405, f"{path} takes GET", (b"allow", b"GET")))
         elif path == ANSWERS_PATH:
@@ -129,7 +154,10 @@ class RuntimeApp:
     def _get(self, path: str) -> _Reply:
         if path == "/metrics":
             text = self.metrics.render(
-                ready=self.phase is Phase.READY, waiting=self._workers.waiting
+                ready=self.phase is Phase.READY,
+                waiting=self._workers.waiting,
+                log_waiting=len(self._predictions),
+                log_dropped=self._predictions.dropped,
             )
             return _Reply(200, text.encode(), content_type=b"text/plain; version=0.0.4")
         if path == "/v2/health/live":
@@ -192,10 +220,11 @@ class RuntimeApp:
         request_id = _clean_request_id(headers.get(b"x-request-id"))
         self.open_requests += 1
         try:
-            reply, body_id = await self._infer_reply(scope, headers, receive)
+            answered = await self._infer_reply(scope, headers, receive)
+            reply = answered.reply
             name = (
                 request_id
-                or _clean_request_id((body_id or "").encode("ascii", "replace"))
+                or _clean_request_id((answered.body_id or "").encode("ascii", "replace"))
                 or uuid.uuid4().hex.encode()
             )
             # Counted before it is sent: a client that has its answer finds it counted.
@@ -205,6 +234,16 @@ class RuntimeApp:
             compared_as = headers.get(COMPARE_HEADER)
             if compared_as is not None:
                 self._answers.add(compared_as, reply.status, seconds, reply.body)
+            if reply.status == 200:
+                self._predictions.add(
+                    headers,
+                    answered.body,
+                    reply.body,
+                    request_id=name.decode(),
+                    body_id=answered.body_id,
+                    rows=answered.rows,
+                    latency_s=seconds,
+                )
             await self._send(send, reply, ((b"x-request-id", name), self._version_header))
         except _ClientGoneError:
             return
@@ -213,40 +252,57 @@ class RuntimeApp:
 
     async def _infer_reply(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive
-    ) -> tuple[_Reply, str | None]:
+    ) -> _Answered:
         path = scope["path"]
         try:
             rest = self._match_model(path)
         except RequestError as error:
-            return _refusal(error.status, error.message), None
+            return _Answered(_refusal(error.status, error.message))
         if rest != ("infer",):
-            return _refusal(404, f"there is nothing at {path}"), None
+            return _Answered(_refusal(404, f"there is nothing at {path}"))
         if scope["method"] != "POST":
-            return _refusal(405, f"{path} takes POST", (b"allow", b"POST")), None
+            return _Answered(_refusal(405, f"{path} takes POST", (b"allow", b"POST")))
         if b"inference-header-content-length" in headers:
-            return _refusal(400, "binary tensor data is not supported; send JSON"), None
+            return _Answered(_refusal(400, "binary tensor data is not supported; send JSON"))
         inference = self._inference
         if inference is None:
-            return _unavailable("the model is still loading"), None
+            return _Answered(_unavailable("the model is still loading"))
         if self._workers.is_full:  # before the body is read: a full server must cost little
-            return _unavailable("too many requests wait for this replica"), None
-        body = await self._read_body(headers, receive)
+            return _Answered(_unavailable("too many requests wait for this replica"))
+        body = await self._read_body(headers, receive, self._max_body_bytes)
         if body is None:
             limit = f"the body is longer than {self._max_body_bytes} bytes"
-            return _refusal(413, limit, (b"connection", b"close")), None
+            return _Answered(_refusal(413, limit, (b"connection", b"close")))
         try:
             answer = await self._workers.run(partial(inference.answer, body))
         except QueueFullError:
-            return _unavailable("too many requests wait for this replica"), None
+            return _Answered(_unavailable("too many requests wait for this replica"))
         self.metrics.rows += answer.rows
         if answer.predict_s is not None:
             self.metrics.predict_s.observe(answer.predict_s)
-        return _Reply(answer.status, answer.body), answer.request_id
+        reply = _Reply(answer.status, answer.body)
+        return _Answered(reply, answer.request_id, body, answer.rows)
 
-    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+    async def _predictions_page(self, scope: Scope, receive: Receive) -> _Reply:
+        if scope["method"] != "POST":
+            return _refusal(405, f"{PREDICTIONS_PATH} takes POST", (b"allow", b"POST"))
+        try:
+            body = await self._read_body(dict(scope["headers"]), receive, MAX_QUESTION_BYTES)
+            question = parse_question(body or b"")
+        except _ClientGoneError:
+            return _refusal(400, "the question ended early")
+        except (ValueError, RecursionError) as error:
+            return _refusal(400, f"not understood: {error}")
+        if self._writer is None:
+            return _unavailable("the model is still loading")
+        self._predictions.configure(question.settings)
+        return _Reply(200, await self._predictions.write_page(question.after, self._writer))
+
+    @staticmethod
+    async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes | None:
         """Read the body; None if it is longer than allowed."""
         declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        if declared.isdigit() and int(declared) > limit:
             return None
         parts: list[bytes] = []
         size = 0
@@ -256,7 +312,7 @@ class RuntimeApp:
                 raise _ClientGoneError
             part = message.get("body", b"")
             size += len(part)
-            if size > self._max_body_bytes:
+            if size > limit:
                 return None
             parts.append(part)
             if not message.get("more_body", False):

@@ -63,7 +63,9 @@ class Metrics:
         self.rows = 0
         self.load_s = 0.0
 
-    def render(self, *, ready: bool, waiting: int) -> str:
+    def render(
+        self, *, ready: bool, waiting: int, log_waiting: int = 0, log_dropped: int = 0
+    ) -> str:
         """Write everything in Prometheus' text format 0.0.4."""
         labels = self._labels
         requests = [
@@ -75,6 +77,13 @@ class Metrics:
             ("rows_total", "counter", "Rows predicted.", self.rows),
             ("ready", "gauge", "1 while the model takes requests.", int(ready)),
             ("queue_waiting", "gauge", "Requests that wait for a prediction thread.", waiting),
+            ("log_waiting", "gauge", "Answered requests in the prediction log.", log_waiting),
+            (
+                "log_dropped_rows_total",
+                "counter",
+                "Rows that were predicted and left the prediction log unread.",
+                log_dropped,
+            ),
             ("model_load_seconds", "gauge", "How long loading the model took.", self.load_s),
             (
                 "cpu_seconds_total",

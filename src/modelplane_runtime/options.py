@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from modelplane_runtime.app import DEFAULT_MAX_BODY_BYTES, DEFAULT_QUEUE_LIMIT_PER_WORKER
 from modelplane_runtime.models.loading import FORMATS
 from modelplane_runtime.models.pickle_file import PICKLE_RULES, PickleRule
+from modelplane_runtime.prediction_events import LogSettings, parse_settings
 
 DEFAULT_DRAIN_S = 10.0
 
@@ -30,6 +32,7 @@ class Options:
     max_body_bytes: int
     drain_s: float
     replica: str
+    log_settings: LogSettings | None
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
@@ -65,6 +68,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         help="seconds that requests in flight get on SIGTERM",
     )
     parser.add_argument("--replica", default="", help="name of this replica, for metrics")
+    parser.add_argument(
+        "--log-predictions",
+        type=_log_settings,
+        metavar="JSON",
+        help="what is remembered of each prediction, as the deployment's `predictions` says",
+    )
     found = parser.parse_args(arguments)
     return Options(
         uds=found.uds,
@@ -79,6 +88,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         max_body_bytes=found.max_body_bytes,
         drain_s=max(0.0, found.drain_s),
         replica=found.replica,
+        log_settings=found.log_predictions,
     )
 
 
@@ -87,3 +97,10 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _log_settings(text: str) -> LogSettings:
+    try:
+        return parse_settings(json.loads(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -66,6 +66,7 @@ class RuntimeServer:
             workers=options.workers,
             queue_limit=options.queue_limit,
             max_body_bytes=options.max_body_bytes,
+            log_settings=options.log_settings,
         )
         config = uvicorn.Config(
             self._app,

@@ -394,3 +394,56 @@ async def test_a_job_that_names_what_it_does_not_declare_is_not_started(world: W
     await world.until(lambda: status(world, job).phase == "Failed")
     assert status(world, job).reason == "NotStarted"
     assert "model" in status(world, job).message
+
+
+TRAINING = {"run": "fraud-1", "cause": {"cause": "dataset", "data": {"version": "5"}}}
+
+
+async def test_a_training_gets_its_token_its_run_and_its_cause(world: World) -> None:
+    job = await start(world, training=TRAINING, env={"MODELPLANE_TOKEN": "mine", "A": "1"})
+    assert world.control_plane.trained == [("fraud-1", f"{job.metadata.environment}/train")]
+    (spec,) = world.machine.started
+    assert spec.env["MODELPLANE_TOKEN"] == "secret-of-fraud-1"
+    assert spec.env["MODELPLANE_URL"] == "http://127.0.0.1:7080"
+    assert (spec.env["MODELPLANE_TRAINING_RUN"], spec.env["A"]) == ("fraud-1", "1")
+    assert json.loads(Path(spec.env["MODELPLANE_CAUSE"]).read_text()) == TRAINING["cause"]
+
+
+async def test_a_training_whose_run_is_over_does_not_start(world: World) -> None:
+    world.control_plane.ended_trainings.add("fraud-1")
+    job = world.put_job(training=TRAINING)
+    world.start_agent()
+    await world.until(lambda: status(world, job).phase == "Failed")
+    assert status(world, job).reason == "NotStarted"
+    assert world.machine.started == []
+
+
+async def test_what_a_job_says_of_its_progress_is_passed_on_and_garbage_is_not(
+    world: World,
+) -> None:
+    job = await start(world)
+    (spec,) = world.machine.started
+    progress = Path(spec.env["MODELPLANE_JOB_PROGRESS"])
+    progress.write_text('{"progress": 0.25, "message": "epoch 1"}')
+    await world.until(lambda: status(world, job).progress == 0.25)
+    for garbage in ('{"progress": 0.', "[]", '{"progress": true}', "9" * 10_000):
+        progress.write_text(garbage)
+        await world.settle(3)
+        assert (status(world, job).progress, status(world, job).phase) == (0.25, "Running")
+    progress.write_text('{"progress": 7}')
+    await world.until(lambda: status(world, job).progress == 1.0)
+    progress.write_text('{"progress": 0.9, "message": "the end"}')
+    world.machine.end(spec.name, 0)
+    await world.until(lambda: status(world, job).phase == "Succeeded")
+    assert status(world, job).progress_message == "the end"
+
+
+async def test_trainings_and_other_jobs_do_not_wait_for_each_other(world: World) -> None:
+    for number in range(3):
+        world.put_job(f"stage-{number}")
+        world.put_job(f"train-{number}", training={"run": f"fraud-{number}"})
+    world.start_agent()
+    await world.until(lambda: len(world.machine.started) >= 3)
+    await world.settle(5)
+    names = [spec.labels["job"].rpartition("/")[2] for spec in world.machine.started]
+    assert sorted(name.partition("-")[0] for name in names) == ["stage", "stage", "train"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,20 +13,12 @@ from modelplane.adapters.identity.keys import EllipticKeys
 from modelplane.agent.agent import Agent
 from modelplane.agent.node import AgentOptions, Places
 from modelplane.client.artifacts import digest_tree
-from modelplane.decisions.comparison import KeptAnswer
+from modelplane.client.training_calls import TrainingAccess
 from modelplane.decisions.routing import RoutePlan
 from modelplane.errors import Conflict, NotFound, TransientError
 from modelplane.ports.gateways import GatewayCommand
 from modelplane.ports.identity import CertificateAuthority, Credentials
 from modelplane.ports.inbound import InboundRoute
-from modelplane.ports.servers import (
-    AnswerPage,
-    Prediction,
-    PreparationFailed,
-    Readiness,
-    Scrape,
-    ServerCommand,
-)
 from modelplane.ports.signatures import SignatureVerifier
 from modelplane.ports.store import Change
 from modelplane.resources.certificates import (
@@ -49,6 +41,7 @@ from modelplane.resources.traffic_split import (
 from modelplane.testing.clock import ManualClock
 from modelplane.testing.processes import FakeMachine, FakeProcesses
 from modelplane.testing.proxy import FakeProxy
+from tests.agent.servers import FakeServers
 
 AnyResource = Resource[Any, Any]
 R = TypeVar("R", bound=AnyResource)
@@ -68,6 +61,10 @@ class FakeControlPlane:
         self.statuses: list[tuple[str, str, Any]] = []
         self.uploads: dict[str, dict[str, bytes]] = {}
         self.refuse_uploads: Exception | None = None
+        self.prediction_batches: list[list[dict[str, Any]]] = []
+        self.refuse_predictions: Exception | None = None
+        self.trained: list[tuple[str, str]] = []
+        self.ended_trainings: set[str] = set()
         self.authority: CertificateAuthority | None = None
         self.certified: list[str] = []
         self.certifies = True
@@ -145,6 +142,12 @@ class FakeControlPlane:
         self.batches.append(batch)
         return TelemetryReceipt(confirmed_sequence=self.confirmed)
 
+    async def post_predictions(self, batch: bytes) -> None:
+        self._check()
+        if self.refuse_predictions is not None:
+            raise self.refuse_predictions
+        self.prediction_batches.append(json.loads(batch))
+
     async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
         self._check()
         assert self.authority is not None
@@ -153,6 +156,13 @@ class FakeControlPlane:
         issued = self.authority.issue(request)
         self.certified.append(issued.identity.partition("/environments/")[2])
         return issued
+
+    async def get_training_access(self, run: str, job: str) -> TrainingAccess:
+        self._check()
+        self.trained.append((run, job))
+        if run in self.ended_trainings:
+            raise Conflict(f"{run} is not trained by the job {job!r} now")
+        return TrainingAccess("http://127.0.0.1:7080", f"secret-of-{run}")
 
     async def get_trust_bundle(self) -> TrustBundle:
         self._check()
@@ -188,59 +198,6 @@ class FakeControlPlane:
         self.changes.append(change)
         news, self._news = self._news, asyncio.Event()
         news.set()
-
-
-@dataclass
-class FakeServers:
-    """Model servers that are whatever the test says; by default ready and right."""
-
-    preparation: Callable[[Replica], ServerCommand | PreparationFailed] | None = None
-    readiness: dict[Path, Readiness] = field(default_factory=dict)
-    default_readiness: Readiness = Readiness.READY
-    prediction: Prediction = field(default_factory=lambda: Prediction(True))
-    predictions: list[Mapping[str, Any]] = field(default_factory=list)
-    prepared: list[tuple[str, Path]] = field(default_factory=list)
-    told: Scrape | Exception = field(default_factory=lambda: Scrape({"rows_total": 7.0}))
-    scrapes: list[tuple[Path, str]] = field(default_factory=list)
-    kept: dict[Path, list[KeptAnswer] | Exception | None] = field(default_factory=dict)
-    asked: list[tuple[Path, int]] = field(default_factory=list)
-    page_size: int = 100
-
-    async def prepare(
-        self, replica: Replica, artifact: Path, socket: Path
-    ) -> ServerCommand | PreparationFailed:
-        self.prepared.append((replica.metadata.name, artifact))
-        if self.preparation is not None:
-            return self.preparation(replica)
-        return ServerCommand(("serve", str(socket)), {"PATH": "/bin"})
-
-    async def ask_readiness(self, socket: Path) -> Readiness:
-        return self.readiness.get(socket, self.default_readiness)
-
-    async def predict(
-        self, socket: Path, replica: Replica, request: Mapping[str, Any]
-    ) -> Prediction:
-        self.predictions.append(request)
-        return self.prediction
-
-    async def scrape(self, socket: Path, path: str) -> Scrape:
-        self.scrapes.append((socket, path))
-        if isinstance(self.told, Exception):
-            raise self.told
-        return self.told
-
-    async def read_answers(self, socket: Path, after: int) -> AnswerPage | None:
-        self.asked.append((socket, after))
-        kept = self.kept.get(socket, [])
-        if isinstance(kept, Exception):
-            raise kept
-        if kept is None:
-            return None
-        end = min(len(kept), after + self.page_size)
-        return AnswerPage(tuple(kept[after:end]), end, end < len(kept))
-
-    def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
-        return {"PATH": "/bin", **({"OURS": "1"} if ours else {}), **env}
 
 
 class FakeGateway(FakeProxy):

@@ -51,7 +51,7 @@ class Bench:
     async def new_controller(self) -> AnalysisController:
         plane = self.plane
         controller = AnalysisController(
-            plane.store, self.metrics, plane.fence, plane.clock, self.woken.append
+            plane.store, self.metrics, plane.fence, plane.clock, wake=self.woken.append
         )
         rollout = await plane.rollout()
         controller._running = {rollout.metadata.uid: rollout}

@@ -42,7 +42,7 @@ class Bench:
         self.sequence = 0
         self.beside: dict[str, Rollout] = {}
         self.controller = AnalysisController(
-            plane.store, self.metrics, plane.fence, plane.clock, lambda key: None
+            plane.store, self.metrics, plane.fence, plane.clock, wake=lambda key: None
         )
 
     async def start(self, strategy: Strategy, replicas: int = 1, failed: int = 0) -> None:

@@ -9,7 +9,9 @@ import pytest
 from modelplane.errors import Conflict
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import ResourceKey
+from modelplane.resources.monitoring import PredictionLog
 from modelplane.resources.promotion import Promotion
+from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import RolloutRequest
 from modelplane.resources.strategy import CanaryStrategy, Strategy
 from tests.controllers.plane import ANA, Plane, open_plane, revision
@@ -155,6 +157,22 @@ async def test_more_replicas_start_in_place_and_fewer_stop(tmp_path: Path) -> No
             await plane.settle()
             assert len(await plane.replicas()) == count
         assert (await plane.deployment()).status.rollouts == 1
+
+
+async def test_what_is_logged_reaches_the_running_replicas_and_goes_again(tmp_path: Path) -> None:
+    async with open_plane(tmp_path) as plane:
+        await first_version(plane, replicas=2)
+        for wanted in (PredictionLog(redact=("ssn",)), PredictionLog(sampling=5), None):
+            deployment = (await plane.deployment()).with_spec(predictions=wanted)
+            transaction = Transaction(ANA)
+            transaction.update(deployment, "deployment.apply")
+            await plane.store.commit(transaction)
+            await plane.settle()
+            replicas, _ = await plane.store.list(Replica, "production")
+            assert [replica.spec.predictions for replica in replicas] == [wanted, wanted]
+            conditions = (await plane.deployment()).status.conditions
+            assert ("PredictionsLogged" in {c.type for c in conditions}) == (wanted is not None)
+        assert await plane.replicas() == {"1.0.0/0": "Ready", "1.0.0/1": "Ready"}
 
 
 async def test_a_control_plane_that_lost_its_lease_changes_nothing(tmp_path: Path) -> None:

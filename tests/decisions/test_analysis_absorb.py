@@ -147,8 +147,8 @@ class TestStorage:
         assert judge(stored, SETTINGS, at(40)) == judge(state, SETTINGS, at(40))
 
     def test_a_record_of_a_later_modelplane_is_refused(self) -> None:
-        with pytest.raises(InvalidResource, match="format 3"):
-            EvidenceState.from_dict({**warmed().to_dict(), "format": 3})
+        with pytest.raises(InvalidResource, match="format 4"):
+            EvidenceState.from_dict({**warmed().to_dict(), "format": 4})
 
     def test_a_record_is_small(self) -> None:
         assert len(written(warmed())) < 12_000

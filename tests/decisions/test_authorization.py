@@ -35,7 +35,7 @@ STAGES = {"lab": "development", "staging": "staging", "production": "production"
 PLACES = (None, *STAGES)
 """Global or over all environments; then one environment of each stage."""
 
-TELLING = {"Audit", "Evidence", "Notification"}
+TELLING = {"Audit", "Evidence", "Notification", "Prediction"}
 NAMED: dict[str, set[str]] = {
     "read": {*map(str, READS)},
     "open": set(THINGS) - TELLING - {"Token"},
@@ -53,6 +53,7 @@ read               telling                     -          -         yes       ye
 read               Token                       -          -         -         yes      -
 upload apply act   registered                  yes        -         -         -        -
 run                ValidationPipeline GateRun  yes        -         yes       -        -
+run                TrainingTrigger TrainingRun  yes        -         yes       -        -
 apply delete       deployed                    low        -         -         -        -
 steer              deployed                    low        -         yes       -        -
 promote            ModelDeployment             yes        -         -         -        -
@@ -61,13 +62,19 @@ apply              TrafficPolicy               low        -         -         - 
 steer promote      TrafficPolicy               low        -         -         -        -
 delete             TrafficPolicy               low        -         yes       -        -
 approve            Approval                    -          yes       -         -        -
+apply delete       AlertRules Silence          -          -         yes       -        -
+apply delete run   Playbook                    -          -         yes       -        -
+run                PlaybookRun                 -          -         yes       -        -
+approve            PlaybookRun                 -          yes       yes       -        -
 act                Delegation                  -          yes       -         -        -
 act                Notification                -          -         yes       -        -
 list watch         placed                      -          -         -         -        yes
 upload download    Artifact                    -          -         -         -        yes
 status             Job Replica TrafficSplit Environment  -          -         -         -        yes
-report             Telemetry                   -          -         -         -        yes
+report             Telemetry Prediction        -          -         -         -        yes
+report             Feedback                    yes        -         yes       -        -
 get act            Certificate                 -          -         -         -        yes
+act                TrainingRun                 -          -         -         -        yes
 """
 """What each role may do; what stands nowhere is refused, and admin may do everything. ``low``
 means: in environments whose stage is development or staging."""

@@ -12,6 +12,7 @@ from modelplane.decisions.hooks import (
     check_hooks,
     hook_statuses,
     parse_hook,
+    watches_drift,
 )
 from modelplane.decisions.rollout import effective_strategy
 from modelplane.errors import InvalidResource
@@ -147,9 +148,19 @@ def test_every_hook_has_a_state_and_says_why(written: dict[str, object], hooks: 
     statuses = hook_statuses(hooks, strategy)
     assert [status.hook for status in statuses] == hooks
     for status in statuses:
-        active = strategy.analysis is not None and not status.hook.startswith(("drift", "unknown"))
+        blind = strategy.analysis is None and not status.hook.startswith("drift")
+        active = not blind and not status.hook.startswith("unknown")
         assert (status.state == "active") == active
         assert status.message
+
+
+def test_drift_is_watched_where_predictions_are_kept() -> None:
+    (active,) = hook_statuses(["drift_detection/enabled"], CANARY)
+    assert (active.state, "holds the ramp" in active.message) == ("active", True)
+    (waiting,) = hook_statuses(["drift_detection/enabled"], CANARY, keeps_predictions=False)
+    assert (waiting.state, "keeps no predictions" in waiting.message) == ("waiting", True)
+    assert watches_drift(["latency_alert", "drift_detection"])
+    assert not watches_drift(["latency_alert", "nonsense"])
 
 
 def test_what_a_hook_says_is_what_is_judged() -> None:

@@ -7,9 +7,16 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelplane.decisions.placement import RETRY_FAILED_AFTER_S, decide_placement, decide_removal
+from modelplane.decisions.placement import (
+    RETRY_FAILED_AFTER_S,
+    decide_placement,
+    decide_removal,
+    log_condition,
+)
 from modelplane.decisions.traffic import decide_split
+from modelplane.resources.monitoring import PredictionLog
 from modelplane.resources.replica import Replica
+from modelplane.resources.revision import Artifact, RuntimeSpec, make_revision
 from modelplane.resources.rollout import Rollout
 from tests.decisions.worlds import NOW, V1, V2, V3, deployment, replica, rollout, split
 
@@ -79,6 +86,38 @@ def test_a_failed_replica_of_stable_is_replaced_after_a_while_a_candidates_is_no
     candidate = replica(V2, phase="Failed")
     seen = decide_placement(world, (rollout(),), (replica(V1), candidate), None, now=later)
     assert candidate not in seen.stop
+
+
+def test_what_is_logged_changes_in_place_in_every_replica_that_runs_on() -> None:
+    old, new = PredictionLog(), PredictionLog(sampling=10)
+    as_before, behind = replica(V1, 0, predictions=new), replica(V1, 1, predictions=old)
+    leaving = replica(V2, predictions=old)
+    gone = replica(V3, phase="Stopped", stopped=True, predictions=old)
+    replicas = (as_before, behind, leaving, gone)
+    for wanted, changed in ((new, [behind]), (None, [as_before, behind])):
+        world = deployment(V1, replicas=2)
+        world = world.with_spec(predictions=wanted)
+        decision = decide_placement(world, (), replicas, None, now=NOW)
+        assert decision.change == tuple(r.with_spec(predictions=wanted) for r in changed)
+        assert decision.stop == (leaving,)
+        assert decision.create == ()
+
+
+def test_a_server_of_another_make_is_said_to_have_no_log() -> None:
+    digest = V1.artifact.digest
+    artifact = Artifact(format="command", digest=digest, command=("serve", "{socket}"))
+    foreign = make_revision("delay", "4.0.0", artifact, RuntimeSpec())
+    world = deployment(V1)
+    assert log_condition(world, (replica(foreign),)) is None
+    logged = world.with_spec(predictions=PredictionLog())
+    ours, theirs = replica(V1), replica(foreign)
+    found = [log_condition(logged, replicas) for replicas in ((ours,), (ours, theirs))]
+    assert [(c.status, c.reason) for c in found if c] == [
+        ("True", "Logged"),
+        ("False", "OwnServer"),
+    ]
+    stopped = theirs.with_spec(stopped=True)
+    assert log_condition(logged, (ours, stopped)) == found[0]
 
 
 def test_a_deleted_deployment_stops_its_replicas_once_its_route_is_gone() -> None:

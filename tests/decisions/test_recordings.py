@@ -69,8 +69,8 @@ def test_chunks_together_hold_every_tick_once(batches: list[list[Tick]]) -> None
 
 
 def test_a_recording_of_a_later_release_is_refused() -> None:
-    with pytest.raises(InvalidResource, match="format 3"):
-        read_chunk({"format": 3, "ticks": ""})
+    with pytest.raises(InvalidResource, match="format 4"):
+        read_chunk({"format": 4, "ticks": ""})
 
 
 def _record(candidate_rate: float, seconds: int, *, seed: int = 7) -> tuple[Tick, ...]:

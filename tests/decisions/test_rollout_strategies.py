@@ -199,7 +199,7 @@ def outcome(decision: RolloutDecision) -> tuple[str, str]:
         ),
         (
             HELD, ramping(95, holdback_at=NOW), spec(), {"judgement": judged(harm=True)},
-            "rollback Harm",
+            "rollback ClawedBack",
         ),
         (HELD, ramping(95, holdback_at=NOW), spec(request=PROMOTE), {}, "promote PromoteRequested"),
         (
@@ -212,7 +212,7 @@ def outcome(decision: RolloutDecision) -> tuple[str, str]:
         ),
         (
             HELD, ramping(95, holdback_at=NOW), spec(superseded_by="delay-3"),
-            {"judgement": judged(harm=True)}, "rollback Harm",
+            {"judgement": judged(harm=True)}, "rollback ClawedBack",
         ),
         (HELD, ramping(95, holdback_at=NOW), spec(request=ROLL_BACK), {},
          "rollback RollbackRequested"),

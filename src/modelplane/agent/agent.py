@@ -21,6 +21,7 @@ from modelplane.agent.gateways import Gateways
 from modelplane.agent.inbound import Inbounds
 from modelplane.agent.jobs import Jobs
 from modelplane.agent.node import AgentOptions, Node, Places
+from modelplane.agent.predictions import PredictionCollector
 from modelplane.agent.replicas import Replicas
 from modelplane.agent.reporting import Reporter
 from modelplane.agent.scraping import Scraper
@@ -126,7 +127,14 @@ class Agent:
             inbounds=self._inbounds,
             certificates=self._certificates,
         )
-        self._replicas = Replicas(self._node, self._gateways, self._inbounds, self._report)
+        self._predictions = PredictionCollector(self._node, control_plane)
+        self._replicas = Replicas(
+            self._node,
+            self._gateways,
+            self._inbounds,
+            self._report,
+            before_stop=self._predictions.fetch,
+        )
         self._jobs = Jobs(self._node, control_plane, self._report)
         self._scraper = Scraper(self._node, self._replicas)
         self._comparer = Comparer(self._node, self._replicas, self._gateways)
@@ -153,6 +161,9 @@ class Agent:
                     group.create_task(self._telemetry.run(), name="telemetry"),
                     group.create_task(self._scraper.run(), name="scraper"),
                     group.create_task(self._comparer.run(), name="comparer"),
+                    group.create_task(
+                        self._predictions.run(self._replicas.serving), name="predictions"
+                    ),
                     group.create_task(self._keep_house(), name="housekeeping"),
                     group.create_task(self._report_faults(), name="faults"),
                     group.create_task(self._renew_certificates(), name="certificates"),
@@ -251,6 +262,7 @@ class Agent:
         await self._telemetry.tick()
         await self._gateways.stop_all()
         await self._inbounds.stop_all()
+        await self._predictions.tick(self._replicas.serving())
         await asyncio.gather(self._replicas.stop_all(), self._jobs.stop_all())
 
     async def _close(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from modelplane.client.training_calls import TrainingAccess
 from modelplane.ports.store import Change
 from modelplane.resources.certificates import (
     CertificateRequest,
@@ -43,8 +44,20 @@ class ControlPlane(Protocol):
     async def post_telemetry(self, batch: TelemetryBatch) -> TelemetryReceipt:
         """Hand over one batch; handing it over again changes nothing."""
 
+    async def post_predictions(self, batch: bytes) -> None:
+        """Hand over CloudEvents, ``application/cloudevents-batch+json``; again changes nothing.
+
+        Raises `InvalidResource` or `NotFound` when they are wanted by nobody.
+        """
+
     async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
         """Have a new key of this node certified."""
+
+    async def get_training_access(self, run: str, job: str) -> TrainingAccess:
+        """Return what the Job ``ENVIRONMENT/NAME`` of a TrainingRun works with.
+
+        Raises `NotFound` and `Conflict` when it is not to run any more.
+        """
 
     async def get_trust_bundle(self) -> TrustBundle:
         """Return whom to trust; raises `NotFound` while no certificate was ever issued."""

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from pydantic_core import from_json
 
@@ -28,6 +28,8 @@ MAX_OUTPUT_BYTES = 256 * 2**20
 MAX_OUTPUT_FILES = 10_000
 _MAX_RESULT_DEPTH = 32
 _ENTRY_BYTES = 4096
+_MAX_PROGRESS_BYTES = 4096
+_MAX_PROGRESS_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,13 @@ class NotedEnd:
 
     interruption: Interruption
     log_tail: str
+
+
+class Progress(NamedTuple):
+    """How far a job says it is: 0 to 1 or None, and in words."""
+
+    share: float | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +80,10 @@ class JobFiles:
         """What it leaves here is kept."""
         return self.root / "output"
 
-    def prepare(self, given: Mapping[str, Any] | None) -> None:
-        """Make everything anew, with what the job is given."""
+    def prepare(
+        self, given: Mapping[str, Any] | None, cause: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make everything anew, with what the job is given, and what causes a training."""
         self.remove()
         for folder in (self.work_dir / "tmp", self.output_dir, self.sockets):
             folder.mkdir(mode=0o700, parents=True)
@@ -80,17 +91,22 @@ class JobFiles:
             folder.chmod(0o700)
         if given is not None:
             self._input.write_text(json.dumps(dict(given)))
+        if cause is not None:
+            self._cause.write_text(json.dumps(dict(cause)))
 
     def variables(self, artifacts: Mapping[str, Path]) -> dict[str, str]:
         """Return the variables that tell the job where its files are."""
         found = {
             "TMPDIR": str(self.work_dir / "tmp"),
             "MODELPLANE_JOB_RESULT": str(self._result),
+            "MODELPLANE_JOB_PROGRESS": str(self._progress),
             "MODELPLANE_JOB_OUTPUT": str(self.output_dir),
             "MODELPLANE_JOB_SOCKETS": str(self.sockets),
         }
         if self._input.exists():
             found["MODELPLANE_JOB_INPUT"] = str(self._input)
+        if self._cause.exists():
+            found["MODELPLANE_CAUSE"] = str(self._cause)
         for name, folder in artifacts.items():
             found[artifact_variable(name)] = str(folder)
         return found
@@ -128,17 +144,20 @@ class JobFiles:
     def read_result(self) -> dict[str, Any] | str | None:
         """Return the object that the job left, what is wrong with it, or None without one."""
         try:
-            descriptor = os.open(self._result, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            content = _read_plain(self._result, MAX_RESULT_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
             return f"its result cannot be read: {error.strerror}"
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            return "its result is no plain file"
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(MAX_RESULT_BYTES + 1)
-        return parse_result(content)
+        return "its result is no plain file" if content is None else parse_result(content)
+
+    def read_progress(self) -> Progress | None:
+        """Return how far the job says it is; None when it says nothing that could be read."""
+        try:
+            content = _read_plain(self._progress, _MAX_PROGRESS_BYTES)
+        except OSError:
+            return None
+        return parse_progress(content) if content is not None else None
 
     def gather_output(self) -> Output:
         """Take away what cannot be kept of the output, and return the digest of the rest."""
@@ -177,6 +196,14 @@ class JobFiles:
         return self.root / "input.json"
 
     @property
+    def _cause(self) -> Path:
+        return self.root / "cause.json"
+
+    @property
+    def _progress(self) -> Path:
+        return self.root / "progress.json"
+
+    @property
     def _result(self) -> Path:
         return self.root / "result.json"
 
@@ -188,6 +215,24 @@ class JobFiles:
 def artifact_variable(name: str) -> str:
     """Return the variable that tells a job where an artifact lies."""
     return "MODELPLANE_ARTIFACT_" + "".join(c if c.isalnum() else "_" for c in name).upper()
+
+
+def parse_progress(content: bytes) -> Progress | None:
+    """Return what ``{"progress": 0.4, "message": "epoch 4"}`` says; None when it is none.
+
+    A file that is just being written is none; the next look finds it whole.
+    """
+    try:
+        found = from_json(content, allow_inf_nan=False)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    share, message = found.get("progress"), found.get("message", "")
+    told = message[:_MAX_PROGRESS_CHARS] if isinstance(message, str) else ""
+    if isinstance(share, int | float) and not isinstance(share, bool):
+        return Progress(min(1.0, max(0.0, float(share))), told)
+    return Progress(None, told) if told else None
 
 
 def parse_result(content: bytes) -> dict[str, Any] | str:
@@ -212,6 +257,16 @@ def parse_result(content: bytes) -> dict[str, Any] | str:
         elif isinstance(value, float) and not math.isfinite(value):
             return "its result holds a number that is too large"
     return found
+
+
+def _read_plain(path: Path, max_bytes: int) -> bytes | None:
+    """Return the beginning of a plain file, None of anything else; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(max_bytes)
 
 
 def remove_tree(folder: Path) -> None:

@@ -8,6 +8,7 @@ when the control plane knows the outcome.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ from modelplane.decisions.agent_jobs import (
     conclude_job,
     fill_places,
 )
-from modelplane.errors import ModelplaneError, NotFound, TerminalError, TransientError
+from modelplane.errors import Conflict, ModelplaneError, NotFound, TerminalError, TransientError
 from modelplane.ports.processes import KeptProcess, ProcessSpec
 from modelplane.resources.job import FINISHED_JOB, Job
 
@@ -162,8 +163,17 @@ class JobRunner:
         filled = fill_places(spec, sys.executable, {n: str(f) for n, f in folders.items()})
         if isinstance(filled, str):
             return filled
-        await asyncio.to_thread(self._files.prepare, spec.input)
+        training = spec.training
+        cause = training.cause if training is not None else None
+        await asyncio.to_thread(self._files.prepare, spec.input, cause)
         env = node.servers.job_environment(filled.env, ours=PYTHON_PLACE in spec.command)
+        if training is not None:
+            try:
+                env |= await self._training_variables(training.run)
+            except (NotFound, Conflict, TerminalError) as error:
+                return str(error)
+            except TransientError as error:
+                return self._try_again(error)
         environment = metadata.environment or "default"
         return await node.processes.start(
             ProcessSpec(
@@ -177,6 +187,24 @@ class JobRunner:
                 labels={"job": f"{environment}/{metadata.name}"},
             )
         )
+
+    async def _training_variables(self, run: str) -> dict[str, str]:
+        """Return what tells a training where it may register versions, and as what.
+
+        One that the agent's interpreter runs finds the programs that are installed beside that:
+        an MLflow project calls `python`.
+        """
+        metadata = self._job.metadata
+        job = f"{metadata.environment}/{metadata.name}"
+        access = await self._control_plane.get_training_access(run, job)
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+        ours = {"PATH": path} if PYTHON_PLACE in self._job.spec.command else {}
+        return {
+            **ours,
+            "MODELPLANE_URL": access.url,
+            "MODELPLANE_TOKEN": access.token,
+            "MODELPLANE_TRAINING_RUN": run,
+        }
 
     def _try_again(self, error: TransientError) -> str:
         """Have the start tried again, or, when that has gone on for long, say why not."""
@@ -219,21 +247,32 @@ class JobRunner:
         return reasons[first]
 
     async def _until_out_of_disk(self) -> None:
-        """Look at what the job writes, again and again, until that is too much."""
+        """Look at what the job writes, again and again, until that is too much.
+
+        How far it says it is is passed on.
+        """
         limit_bytes = self._job.spec.disk
         while True:
             await self._node.clock.sleep(_LOOK_S)
             self._node.processes.trim_logs()
+            self._note_progress()
             if limit_bytes is not None:
                 size_bytes = await asyncio.to_thread(self._files.size_bytes, limit_bytes)
                 if size_bytes >= limit_bytes:
                     return
+
+    def _note_progress(self) -> None:
+        """Pass on how far the job says it is, when that has changed."""
+        found, status = self._files.read_progress(), self._job.status
+        if found is not None and found != (status.progress, status.progress_message):
+            self._set(progress=found.share, progress_message=found.message)
 
     # The end ----------------------------------------------------------------------------------
 
     async def _conclude(self, end: JobEnd) -> None:
         """Keep what the job left, and report how it ended."""
         if not end.not_started:
+            self._note_progress()
             end = await self._take_result(end)
             output = await self._store_output()
             end = replace(end, output=output.digest, output_message=output.message)

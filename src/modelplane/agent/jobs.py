@@ -41,6 +41,8 @@ class Jobs:
         self._report = report
         self._allowed = asyncio.Event()
         self._slots = asyncio.Semaphore(node.options.job_slots)
+        # Trainings take long: the stages of pipelines must not wait for them.
+        self._training_slots = asyncio.Semaphore(node.options.training_slots)
         self._runners: dict[str, JobRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._uids: dict[ResourceKey, str] = {}
@@ -69,7 +71,7 @@ class Jobs:
                 self._control_plane,
                 self._report,
                 allowed=self._allowed,
-                slots=self._slots,
+                slots=self._slots if job.spec.training is None else self._training_slots,
             )
             self._runners[uid] = runner
             self._tasks[uid] = asyncio.create_task(self._run(runner, job), name=str(job.key))

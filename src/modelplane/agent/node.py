@@ -47,8 +47,8 @@ class AgentOptions:
         Between two scrapes of the model servers' own metrics.
     max_preparations
         How many versions' environments are prepared at a time.
-    job_slots
-        How many jobs run at a time.
+    job_slots, training_slots
+        How many jobs run at a time, and beside them how many trainings.
     """
 
     probe_interval_s: float = 1.0
@@ -64,6 +64,7 @@ class AgentOptions:
     scrape_interval_s: float = 15.0
     max_preparations: int = 2
     job_slots: int = 2
+    training_slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ and goes on from there, so it may be started again at any point. Decides restart
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -79,10 +79,19 @@ class ReplicaRunner:
         What stands before its server.
     report
         Takes the status whenever it changes.
+    before_stop
+        Called when no request reaches the server any more, before it stops.
     """
 
     def __init__(
-        self, replica: Replica, node: Node, routing: Routing, fronting: Fronting, report: Report
+        self,
+        replica: Replica,
+        node: Node,
+        routing: Routing,
+        fronting: Fronting,
+        report: Report,
+        *,
+        before_stop: Callable[[Replica], Awaitable[None]],
     ) -> None:
         self.status = replica.status
         self.process_name = f"replica-{short_id(replica.metadata.uid)}"
@@ -91,8 +100,10 @@ class ReplicaRunner:
         self._routing = routing
         self._fronting = fronting
         self._report = report
+        self._before_stop = before_stop
         self._socket = node.socket(replica.metadata.uid)
         self._stop_asked = asyncio.Event()
+        self._restart_asked = asyncio.Event()
         self._history = RestartHistory(was_ready=replica.status.ready_at is not None)
         self.update(replica)
 
@@ -102,10 +113,12 @@ class ReplicaRunner:
         return self._replica.with_(status=self.status)
 
     def update(self, replica: Replica) -> None:
-        """Take a newer form of the replica; only its wish to stop can change."""
+        """Take a newer form: its wishes to stop and to restart may change, and what it logs."""
         self._replica = replica
         if replica.spec.stopped:
             self._stop_asked.set()
+        if replica.spec.restart not in {"", self.status.restarted}:
+            self._restart_asked.set()
         if replica.status != self.status:
             self._report(replica, self.status)
 
@@ -120,17 +133,46 @@ class ReplicaRunner:
         await self._drain()
 
     async def _serve_until_stopped(self) -> None:
-        serving = asyncio.create_task(self._serve())
-        stopping = asyncio.create_task(self._stop_asked.wait())
-        try:
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if serving.done() and not serving.cancelled():
-                serving.result()  # an error in here must not be mistaken for the end
-                await stopping
-        finally:
-            for task in (serving, stopping):
-                task.cancel()
-            await asyncio.gather(serving, stopping, return_exceptions=True)
+        while not self._stop_asked.is_set():
+            serving = asyncio.create_task(self._serve())
+            stopping = asyncio.create_task(self._stop_asked.wait())
+            restarting = asyncio.create_task(self._restart_asked.wait())
+            asked = {stopping, restarting}
+            try:
+                await asyncio.wait({serving, *asked}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done() and not serving.cancelled():
+                    serving.result()  # an error in here must not be mistaken for the end
+                    await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (serving, *asked):
+                    task.cancel()
+                await asyncio.gather(serving, *asked, return_exceptions=True)
+            if self._restart_asked.is_set() and not self._stop_asked.is_set():
+                await self._end_for_restart()
+
+    async def _end_for_restart(self) -> None:
+        """End the server so that it is started anew; one that was started for that goes on.
+
+        The process itself knows what it was started for: whatever dies between its end and the
+        report, each wish is obeyed once.
+        """
+        wish = self._replica.spec.restart
+        self._restart_asked.clear()
+        if wish == self.status.restarted:
+            return
+        phase, message = self._unready("Starting"), f"started anew for {wish}"
+        process = self._running()
+        if process is not None and process.labels.get("restart") != wish:
+            log.info("replica_restarts", replica=str(self._replica.key), wish=wish)
+            self._set(phase, reason="Restarting", message=message)
+            self._keep_log()
+            readiness = await self._node.servers.ask_readiness(self._socket)
+            hangs = readiness is Readiness.NO_ANSWER  # then there is nothing to wait for
+            drain_s = 1.0 if hangs else self._node.options.server_drain_s
+            await self._node.processes.stop(self.process_name, drain_s)
+        self._history = RestartHistory(was_ready=self._history.was_ready)
+        restarts = self.status.restarts + 1
+        self._set(phase, reason="Restarting", message=message, restarts=restarts, restarted=wish)
 
     # From nothing to ready --------------------------------------------------------------------
 
@@ -232,7 +274,10 @@ class ReplicaRunner:
             / environment
             / f"{replica.metadata.name}.log",
             memory_bytes=replica.spec.revision.runtime.resources.memory,
-            labels={"replica": f"{environment}/{replica.metadata.name}"},
+            labels={
+                "replica": f"{environment}/{replica.metadata.name}",
+                "restart": replica.spec.restart,
+            },
         )
         restarts = self.status.restarts + bool(self._history.exits_in_row)
         process = await self._node.processes.start(spec)
@@ -372,6 +417,7 @@ class ReplicaRunner:
         if self._running() is not None:
             self._set("Draining")
             await self._leave_gateway()
+            await self._before_stop(self.replica)
         # Also where it has ended: the record goes.
         await self._node.processes.stop(self.process_name, self._node.options.server_drain_s)
         self._socket.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ that one deleted and made again under the same name is another one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -22,13 +23,30 @@ _RETRY_S = 5.0
 
 
 class Replicas:
-    """Runs the replicas of a node."""
+    """Runs the replicas of a node.
 
-    def __init__(self, node: Node, routing: Routing, fronting: Fronting, report: Report) -> None:
+    Parameters
+    ----------
+    node, routing, fronting, report
+        As each `ReplicaRunner` takes them.
+    before_stop
+        Called with a replica that no request reaches any more, before its server stops.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        routing: Routing,
+        fronting: Fronting,
+        report: Report,
+        *,
+        before_stop: Callable[[Replica], Awaitable[None]],
+    ) -> None:
         self._node = node
         self._routing = routing
         self._fronting = fronting
         self._report = report
+        self._before_stop = before_stop
         self._runners: dict[str, ReplicaRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._uids: dict[ResourceKey, str] = {}
@@ -46,7 +64,14 @@ class Replicas:
         if runner is not None:
             runner.update(replica)
         elif not (replica.spec.stopped and replica.status.phase == "Stopped"):
-            runner = ReplicaRunner(replica, self._node, self._routing, self._fronting, self._report)
+            runner = ReplicaRunner(
+                replica,
+                self._node,
+                self._routing,
+                self._fronting,
+                self._report,
+                before_stop=self._before_stop,
+            )
             self._runners[uid] = runner
             task = asyncio.create_task(self._run(runner), name=str(replica.key))
             self._tasks[uid] = task
@@ -57,6 +82,11 @@ class Replicas:
         uid = self._uids.pop(key, None)
         if uid is not None and uid in self._runners:
             self._runners[uid].ask_to_stop()
+
+    def serving(self) -> list[Replica]:
+        """Return the replicas whose servers may have answered requests."""
+        replicas = [runner.replica for runner in self._runners.values()]
+        return [one for one in replicas if one.status.phase in {"Ready", "NotReady", "Draining"}]
 
     def ready(self) -> list[Replica]:
         """Return the replicas that are ready now."""

@@ -26,6 +26,7 @@ from modelplane.decisions.authorization import (
     labels_of,
     model_of,
 )
+from modelplane.decisions.prediction_pairs import PairBuffer
 from modelplane.errors import FieldError, Forbidden, InvalidResource
 from modelplane.ports.store import Store
 from modelplane.resources.fields import suggest
@@ -44,6 +45,8 @@ class Context:
     catalog: Catalog
     encoded: EncodedResources = field(default_factory=EncodedResources)
     deliveries: Deliveries = field(default_factory=Deliveries)
+    pairs: PairBuffer = field(default_factory=PairBuffer)
+    unknown_predictors: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def store(self) -> Store:

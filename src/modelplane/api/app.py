@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from modelplane.api import problems
 from modelplane.api.access import Context
 from modelplane.api.actions import add_action_routes
+from modelplane.api.alertmanager import add_alertmanager_routes
 from modelplane.api.analysis_replay import add_analysis_replay_routes
 from modelplane.api.answers import json_response
 from modelplane.api.approval_links import add_approval_link_routes
@@ -29,20 +30,27 @@ from modelplane.api.contracts import add_contract_routes
 from modelplane.api.datasets import add_dataset_routes
 from modelplane.api.delegations import add_delegation_routes
 from modelplane.api.dependencies import ApiDependencies
+from modelplane.api.drift import add_drift_routes
 from modelplane.api.evidence import add_evidence_routes
 from modelplane.api.explaining import add_explaining_routes
+from modelplane.api.feedback import add_feedback_routes
 from modelplane.api.gate import Gate, RequestCounts
 from modelplane.api.gates import add_gate_routes
 from modelplane.api.history import add_history_routes
 from modelplane.api.identity import Identities
 from modelplane.api.kinds import add_kind_routes
 from modelplane.api.lineage import add_lineage_routes
+from modelplane.api.metrics import format_samples
 from modelplane.api.mlflow.routes import add_mlflow_routes
 from modelplane.api.notifications import add_notification_routes
 from modelplane.api.ofrep import add_ofrep_routes
+from modelplane.api.playbooks import add_playbook_routes
 from modelplane.api.policies import add_policy_routes
+from modelplane.api.prediction_rows import add_prediction_row_routes
+from modelplane.api.predictions import add_prediction_routes
 from modelplane.api.preflight import add_preflight_routes
 from modelplane.api.publishing import add_publishing_routes
+from modelplane.api.quality import add_quality_routes
 from modelplane.api.registry import add_registry_routes
 from modelplane.api.roles import Roles
 from modelplane.api.routes import Routes
@@ -50,6 +58,7 @@ from modelplane.api.telemetry import add_telemetry_routes
 from modelplane.api.tokens import add_token_routes
 from modelplane.api.traffic_policies import add_traffic_policy_routes
 from modelplane.api.traffic_report import add_traffic_report_routes
+from modelplane.api.training import add_training_routes
 from modelplane.api.webhooks import add_webhook_routes
 from modelplane.resources.environment import Environment
 
@@ -89,6 +98,9 @@ def _routes() -> tuple[BaseRoute, ...]:
     routes = Routes()
     # Routes with a fixed ending come before those whose name would take it in.
     add_telemetry_routes(routes)
+    add_prediction_routes(routes)
+    add_prediction_row_routes(routes)
+    add_feedback_routes(routes)
     add_audit_routes(routes)
     add_artifact_routes(routes)
     add_certificate_routes(routes)
@@ -100,6 +112,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     add_token_routes(routes)
     add_authorization_routes(routes)
     add_webhook_routes(routes)
+    add_alertmanager_routes(routes)
     add_analysis_replay_routes(routes)
     add_evidence_routes(routes)
     add_approval_routes(routes)
@@ -108,11 +121,15 @@ def _routes() -> tuple[BaseRoute, ...]:
     add_notification_routes(routes)
     add_contract_routes(routes)
     add_gate_routes(routes)
+    add_training_routes(routes)
     add_policy_routes(routes)
     add_explaining_routes(routes)
     add_ofrep_routes(routes)
     add_traffic_policy_routes(routes)
     add_traffic_report_routes(routes)
+    add_quality_routes(routes)
+    add_drift_routes(routes)
+    add_playbook_routes(routes)
     add_preflight_routes(routes)
     add_action_routes(routes)
     add_kind_routes(routes)
@@ -127,7 +144,10 @@ def _add_probes(app: FastAPI, context: Context, registry: CollectorRegistry) -> 
     async def metrics(request: Request) -> Response:
         if not (context.dependencies.on_loopback or _is_loopback(request)):
             await context.admit(request, "get", "Metrics")
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        series = context.dependencies.series
+        measured = format_samples(series.latest()[1]) if series is not None else ""
+        own = generate_latest(registry)
+        return Response(measured.encode() + own, media_type=CONTENT_TYPE_LATEST)
 
     app.add_api_route("/healthz", healthz, methods=["GET"], response_model=None)
     app.add_api_route(

@@ -19,11 +19,14 @@ from modelplane.api.granting import (
     check_binding_deleted,
     check_role_deleted,
 )
+from modelplane.api.playbooks import allow_playbook, check_playbook
 from modelplane.api.policies import check_policies, check_unused
 from modelplane.api.traffic_policies import apply_policy, end_policy
 from modelplane.decisions.admission import Asked, Result, admit_plain
+from modelplane.decisions.alert_rules import recorded_names, warn_of_rules
 from modelplane.decisions.aliases import Mover, drop_version
 from modelplane.decisions.authorization import model_of
+from modelplane.decisions.playbook_checks import warn_of_expressions
 from modelplane.decisions.registration import bury_version
 from modelplane.decisions.role_checks import check_role
 from modelplane.decisions.signatures import check_keys
@@ -37,12 +40,14 @@ from modelplane.decisions.whole_state import (
 from modelplane.errors import Conflict, FieldError, InvalidResource
 from modelplane.ports.models import load_model
 from modelplane.ports.store import Store, Transaction
+from modelplane.resources.alerting import AlertRules, Silence
 from modelplane.resources.environment import Environment
 from modelplane.resources.job import Job
 from modelplane.resources.manifest import read_document
 from modelplane.resources.meta import API_VERSION, Part, ResourceKey, Subject
 from modelplane.resources.model import Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
+from modelplane.resources.playbook import Playbook
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.promotion_policy import PromotionPolicy
 from modelplane.resources.role import Role, RoleBinding
@@ -95,6 +100,8 @@ async def allow_apply(context: Context, subject: Subject, declared: AnyResource)
     about = {model_of(resource) for resource in (declared, existing) if resource is not None}
     for model in about:
         await context.allow(subject, "apply", kind, key.environment, model=model)
+    if isinstance(declared, Playbook):
+        await allow_playbook(context, subject, declared)
     if isinstance(declared, Model) and isinstance(existing, Model):
         kept = existing.metadata.labels.items() & declared.metadata.labels.items()
         if len(kept) < len(existing.metadata.labels):
@@ -108,6 +115,10 @@ async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_ru
         return await apply_deployment(context, declared, asked, dry_run=dry_run)
     if isinstance(declared, TrafficPolicy):
         return await apply_policy(context, declared, asked, dry_run=dry_run)
+
+    if isinstance(declared, Silence) and not declared.spec.created_by:
+        declared = declared.with_spec(created_by=asked.subject.name)
+    warnings = await _warn(context, declared)
 
     async def prepare() -> tuple[Transaction, tuple[Result, AnyResource]]:
         key = declared.key
@@ -126,9 +137,21 @@ async def apply(context: Context, declared: AnyResource, asked: Asked, *, dry_ru
 
     if dry_run:
         _, (result, merged) = await prepare()
-        return Applied(result, merged)
+        return Applied(result, merged, warnings=warnings)
     (result, merged), written = await commit(context.store, prepare)
-    return Applied(result, written[0] if written else merged)
+    return Applied(result, written[0] if written else merged, warnings=warnings)
+
+
+async def _warn(context: Context, declared: AnyResource) -> tuple[str, ...]:
+    is_asked = isinstance(declared, AlertRules | Playbook)
+    if not (is_asked and context.dependencies.evaluates_rules):
+        return ()
+    rules, _ = await context.store.list(AlertRules)
+    if isinstance(declared, Playbook):
+        check_playbook(declared)
+        return warn_of_expressions(declared.spec, recorded_names([one.spec for one in rules]))
+    others = [one.spec for one in rules if one.metadata.name != declared.metadata.name]
+    return warn_of_rules(declared.spec, others)
 
 
 async def _check(
@@ -144,6 +167,8 @@ async def _check(
         check_job_change(declared, existing)
     if isinstance(declared, Role):
         check_role(declared)
+    if isinstance(declared, Playbook):
+        check_playbook(declared)
     if isinstance(declared, RoleBinding):
         await check_binding_applied(store, declared, now)
     await check_policies(store, declared)

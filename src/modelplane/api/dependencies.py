@@ -15,6 +15,9 @@ from modelplane.ports.blobs import Blobs
 from modelplane.ports.clock import Clock
 from modelplane.ports.identity import CertificateAuthority
 from modelplane.ports.metrics import Metrics
+from modelplane.ports.predictions import Predictions
+from modelplane.ports.quality import QualityBook
+from modelplane.ports.series import SeriesRing
 from modelplane.ports.store import Store
 
 
@@ -67,6 +70,14 @@ class ApiDependencies:
         Returns a secret that a resource names, or None.
     wake_source
         Has a ModelSource looked at now: (source, model or None, new version's number or None).
+    quality
+        How right versions are; None: no predictions are kept here.
+    predictions
+        What models predicted and what turned out; None: nothing is kept.
+    series
+        What is measured, for `/metrics`; None: nothing is.
+    evaluates_rules
+        Whether modelplane evaluates alert rules itself, so that it warns of those it cannot.
     on_loopback
         Whether the API listens on loopback only: then a request must name a loopback host (no
         DNS rebinding), and `/metrics` needs no token.
@@ -90,6 +101,10 @@ class ApiDependencies:
     stage_place: StagePlace = field(default_factory=lambda: StagePlace("", ""))
     secret: Callable[[str], str | None] = lambda name: None
     wake_source: Callable[[str, str | None, int | None], None] = lambda *hint: None
+    quality: QualityBook | None = None
+    predictions: Predictions | None = None
+    series: SeriesRing | None = None
+    evaluates_rules: bool = True
     on_loopback: bool = True
     allowed_hosts: tuple[str, ...] = ()
     limits: ApiLimits = field(default_factory=ApiLimits)

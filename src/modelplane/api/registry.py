@@ -28,6 +28,7 @@ from modelplane.decisions.aliases import (
 )
 from modelplane.decisions.corrections import correct_version
 from modelplane.decisions.datasets import link_datasets
+from modelplane.decisions.drift_report import profile_key
 from modelplane.decisions.registration import (
     Registration,
     canonical_version,
@@ -38,9 +39,12 @@ from modelplane.decisions.registration import (
 )
 from modelplane.decisions.registry_check import label_of
 from modelplane.decisions.signatures import add_signature
+from modelplane.decisions.training_names import model_of_group, run_of_token
+from modelplane.decisions.training_runs import link_training
 from modelplane.errors import Conflict, FieldError, InvalidResource, NotFound
 from modelplane.ports.models import load_model
 from modelplane.ports.store import Store, Transaction
+from modelplane.resources.data_profile import DataProfile
 from modelplane.resources.model import (
     Correction,
     Model,
@@ -49,6 +53,7 @@ from modelplane.resources.model import (
     Signature,
 )
 from modelplane.resources.model_source import ModelSource
+from modelplane.resources.training import TrainingRun
 
 _GIVEN = frozenset({"number", "author", "id", "registered_at"})
 _MAX_TAGS = 100
@@ -61,6 +66,9 @@ class Push(ModelVersionSpec):
 
     tags: dict[str, str] = Field(default_factory=dict, max_length=_MAX_TAGS)
     description: str = Field(default="", max_length=_MAX_DESCRIPTION)
+    profile: DataProfile | None = Field(
+        default=None, description="Of its training data; drift is measured against it."
+    )
 
 
 def add_registry_routes(routes: Routes) -> None:
@@ -118,9 +126,10 @@ async def register(context: Context, wanted: Push, asked: Asked) -> Applied:
         model = await load_model(context.store, spec.model)
         await refuse_watched(context.store, model)
         before = await context.store.find(ModelVersion, name)
-        linked = link_datasets(spec.datasets, await context.catalog.current(), asked.subject.name)
+        made = await _name_training(context.store, spec, asked)
+        linked = link_datasets(made.datasets, await context.catalog.current(), asked.subject.name)
         registration = register_version(
-            spec.with_(datasets=linked.references),
+            made.with_(datasets=linked.references),
             before,
             asked.subject,
             number=model.status.last_number + 1,
@@ -133,6 +142,9 @@ async def register(context: Context, wanted: Push, asked: Asked) -> Applied:
         transaction = Transaction(asked.subject)
         if registration.result == "created":
             transaction.create(registration.version, "push")
+            if wanted.profile is not None:
+                profile = wanted.profile.with_(origin="data")
+                transaction.put_evidence(profile_key(name), profile.to_dict())
             for data in linked.written:
                 transaction.put(data, "push")
             transaction.put(count_version(model, registration.version.spec.number), "push")
@@ -141,6 +153,22 @@ async def register(context: Context, wanted: Push, asked: Asked) -> Applied:
     registration, written = await commit(context.store, prepare)
     version = written[0] if written else registration.version
     return Applied(registration.result, version, warnings=registration.warnings)
+
+
+async def _name_training(store: Store, spec: ModelVersionSpec, asked: Asked) -> ModelVersionSpec:
+    """Return the record linked to the training that made it and to the data that caused that.
+
+    The token of a run says which run it is. Others may name one, of this model.
+    """
+    is_of_run = any(model_of_group(group) for group in asked.subject.groups)
+    name = run_of_token(asked.subject.name) if is_of_run else spec.training.training_run
+    if not name:
+        return spec
+    run = await store.find(TrainingRun, name)
+    if run is None or run.spec.model != spec.model:
+        message = f"there is no training {name[:80]!r} of model {spec.model}"
+        raise InvalidResource("not a training", [FieldError("training.trainingRun", message)])
+    return link_training(spec, run)
 
 
 async def refuse_watched(store: Store, model: Model) -> None:

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from modelplane.cli import columns_gates, words
+from modelplane.cli import (
+    columns_alerts,
+    columns_gates,
+    columns_playbooks,
+    columns_training,
+    words,
+)
 from modelplane.cli.fillers import FILLERS, AnyResource, Row, columns
 from modelplane.decisions.corrections import effective
 from modelplane.decisions.rollout import policy_of
@@ -25,7 +31,15 @@ from modelplane.resources.token import Token
 from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.traffic_split import TrafficSplit
 
-__all__ = ["columns_gates", "headers_of", "row_of", "rows_of"]
+__all__ = [
+    "columns_alerts",
+    "columns_gates",
+    "columns_playbooks",
+    "columns_training",
+    "headers_of",
+    "row_of",
+    "rows_of",
+]
 
 
 def headers_of(kind: type[AnyResource]) -> list[str]:

@@ -26,7 +26,9 @@ from modelplane.cli.platform import (
 )
 from modelplane.cli.session import Session, command, make_app
 from modelplane.client import Client
-from modelplane.demo.run import Report, run_demo, succeeded, write_report
+from modelplane.demo.loop import loop_succeeded, run_loop
+from modelplane.demo.reporting import LoopOutcome, Report, write_report
+from modelplane.demo.run import run_demo, succeeded
 from modelplane.errors import Conflict, InvalidResource
 from modelplane.settings import Settings, load_settings
 from modelplane.supervisor.lock import find_holder
@@ -35,6 +37,8 @@ from modelplane.wiring.state import prepare_state
 DEFAULT_STATE = Path(".modelplane-demo")
 _MARKER = "demo"
 """A file that says that the state directory is a demo's and may be replaced by the next."""
+
+_DATA = "demo-data"
 
 app = make_app()
 
@@ -45,10 +49,11 @@ app = make_app()
     examples=[
         "modelplane demo",
         "modelplane demo --keep",
+        "modelplane demo --act 2",
         "modelplane demo --report demo.json --rate 100",
     ],
 )
-def demo(
+def demo(  # noqa: PLR0913 - the command line is its arguments
     session: Session,
     *,
     report: Annotated[
@@ -57,6 +62,12 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave it running, to look around in.")
     ] = False,
+    act: Annotated[
+        int,
+        typer.Option(
+            "--act", min=1, max=2, help="1: three rollouts; 2: the model ages and is retrained."
+        ),
+    ] = 1,
     rate: Annotated[
         float, typer.Option("--rate", metavar="RPS", min=1, max=5000, help="Requests per second.")
     ] = 200,
@@ -68,8 +79,10 @@ def demo(
     """Watch three real versions go through rollouts, live, on real data.
 
     v1 goes to production; v2 has a bug that only live traffic shows and is rolled back; v3 is
-    better and is promoted. It runs a modelplane of its own in ./.modelplane-demo. The exit code
-    is 0 when everything went as it should.
+    better and is promoted. In the second act the year goes on: labels come, the first model's
+    precision falls, an alert fires, a playbook has a new version trained, which passes its gates
+    and meets traffic. It runs a modelplane of its own in ./.modelplane-demo. The exit code is 0
+    when everything went as it should.
     """
     if report is not None and not report.absolute().parent.is_dir():
         raise InvalidResource(f"--report {report}: there is no folder {report.parent}")
@@ -79,14 +92,14 @@ def demo(
         "production_port": production_port,
     }
     settings = load_settings(state=session.state or DEFAULT_STATE, **overrides)
-    outcome = asyncio.run(_run(settings, overrides, rate, output, keep=keep))
+    outcome = asyncio.run(_run(settings, overrides, rate, output, act=act, keep=keep))
     if report is not None:
         write_report(outcome, report)
     if output is Plain.JSON:
         print_json(asdict(outcome))
     else:
         _print_outcome(outcome)
-    if not succeeded(outcome):
+    if not (succeeded(outcome) if act == 1 else loop_succeeded(outcome)):
         raise typer.Exit(1)
 
 
@@ -96,6 +109,7 @@ async def _run(
     rate_per_s: float,
     output: Plain,
     *,
+    act: int,
     keep: bool,
 ) -> Report:
     started = time.monotonic()
@@ -107,10 +121,15 @@ async def _run(
     await make_room(settings)
     say(f"starting a modelplane of its own in {settings.state_dir}")
     async with _running(settings, overrides, output, keep=keep):
-        with tempfile.TemporaryDirectory(prefix="modelplane-demo-") as work_dir:
-            token = settings.paths.admin_token.read_text().strip()
-            with Client(settings.api_url, token) as client:
+        token = settings.paths.admin_token.read_text().strip()
+        with (
+            tempfile.TemporaryDirectory(prefix="modelplane-demo-") as work_dir,
+            Client(settings.api_url, token) as client,
+        ):
+            if act == 1:
                 return await run_demo(client, rate_per_s, Path(work_dir), say)
+            # Data is registered by its place, and has to be there as long as what was made of it.
+            return await run_loop(client, rate_per_s, settings.state_dir.absolute() / _DATA, say)
 
 
 async def make_room(settings: Settings) -> None:
@@ -179,6 +198,8 @@ def _print_outcome(report: Report) -> None:
     typer.echo()
     headers = ["VERSION", "ENVIRONMENT", "VERDICT", "REQUESTS", "FAILED", "TIME", "REASON"]
     print_table(headers, rows)
+    if report.loop is not None:
+        _print_loop(report.loop)
     verified = "verified" if report.audit_verified else "NOT VERIFIED"
     typer.echo(
         f"\nfailures that clients saw: {report.client_failures}\n"
@@ -186,3 +207,26 @@ def _print_outcome(report: Report) -> None:
         f"audit chain: {verified}\n"
         f"took {report.seconds:.0f} s"
     )
+
+
+def _print_loop(loop: LoopOutcome) -> None:
+    def figure(when: str, value: float | None) -> str:
+        if value is None:
+            return "not known"
+        lower, upper = loop.intervals[when]
+        return f"{value:.2f} ({lower:.2f} to {upper:.2f})"
+
+    rows = [
+        ["drift", f"{loop.drift_detected_on}, after {loop.drift_detected_after_requests} requests"],
+        ["drifted", ", ".join(loop.drifted) or "nothing"],
+        ["alert", f"{loop.precision_alert_on}, after {loop.precision_alert_after_requests}"],
+        ["retrained", f"{loop.retrained_version} in {loop.training_s} s: gates {loop.gates}"],
+        ["rollout", loop.verdict or "none"],
+        ["precision before", figure("before", loop.quality_before)],
+        ["of the old, beside", figure("beside", loop.quality_beside)],
+        ["precision after", figure("after", loop.quality_after)],
+        ["alert now", "closed" if loop.alert_closed else "stays"],
+        ["because", loop.alert_message],
+    ]
+    typer.echo()
+    print_table(["LOOP", ""], rows)

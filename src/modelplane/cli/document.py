@@ -63,6 +63,60 @@ pipeline:
     - approve:security_scan
   triggers: [on_model_push, {schedule: 0 3 * * *}]
 """,
+    "AlertRules": """\
+apiVersion: modelplane.dev/v1
+kind: AlertRules
+metadata: {name: fraud}
+spec:
+  groups:
+    - name: fraud
+      rules:
+        - alert: FraudDrifts
+          expr: count by (version) (modelplane_drift_detected{deployment="fraud"} == 1) > 2
+          for: 10m
+          labels: {severity: page}
+          annotations:
+            summary: "{{ $value }} features of fraud {{ $labels.version }} drifted"
+""",
+    "Silence": """\
+apiVersion: modelplane.dev/v1
+kind: Silence
+metadata: {name: new-disks}
+spec:
+  matchers: ['deployment="fraud"', 'severity!="critical"']
+  endsAt: 2026-03-01T12:00:00Z
+  comment: The disks of the staging machines are changed
+""",
+    "Playbook": """\
+apiVersion: modelplane.dev/v1
+kind: Playbook
+metadata: {name: restart-replica}
+spec:
+  matchers: ['alertname="ReplicaDown"', 'environment="production"']
+  steps:
+  - {name: restart, restartReplica: {}, timeout: 2m}
+  verify: {for: 10s, timeout: 5m}
+  limits: {perHour: 3, cooldown: 1m}
+""",
+    "TrainingTrigger": """\
+apiVersion: modelplane.dev/v1
+kind: TrainingTrigger
+metadata: {name: fraud-retrain}
+spec:
+  model: fraud
+  on:
+    dataset: [transactions]
+    alerts: ['alertname="DataDrift"', 'model="fraud"']
+    schedule: 0 3 * * 0
+  run:
+    command:
+      command: [/srv/training/.venv/bin/python, /srv/training/train.py]
+      env: {EPOCHS: "20"}
+  timeout: 2h
+  debounce: 5m
+  cooldown: 6h
+  perDay: 3
+""",
     "Model": """\
 apiVersion: modelplane.dev/v1
 kind: Model

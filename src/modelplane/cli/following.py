@@ -21,6 +21,7 @@ from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.promotion import FINISHED_PROMOTION, Promotion
 from modelplane.resources.quantities import parse_duration
 from modelplane.resources.rollout import Rollout
+from modelplane.resources.training import TrainingRun
 
 T = TypeVar("T")
 
@@ -102,6 +103,24 @@ def follow_run(session: Session, name: str, *, timeout: str) -> Iterator[GateRun
     waiting = _Waiting(session, timeout, f"run {name} has not ended")
     while True:
         run = waiting.ask(lambda: session.client.get(GateRun, name))
+        if run is not None:
+            yield run
+            if run.finished:
+                return
+        waiting.pause()
+
+
+def follow_training(session: Session, name: str, *, timeout: str) -> Iterator[TrainingRun]:
+    """Yield a training now and about twice a second until it has ended.
+
+    Raises
+    ------
+    TransientError
+        It had not ended after `timeout`, or the control plane is away.
+    """
+    waiting = _Waiting(session, timeout, f"training {name} has not ended")
+    while True:
+        run = waiting.ask(lambda: session.client.get(TrainingRun, name))
         if run is not None:
             yield run
             if run.finished:

@@ -56,6 +56,15 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("approvals", "Agree to a promotion that you are asked about."),
         "reject": ("approvals", "Refuse a promotion that you are asked about."),
     },
+    "Watch": {
+        "predictions": ("predictions", "See and export what models predicted."),
+        "feedback": ("feedback", "Tell what turned out to be true."),
+        "quality": ("quality", "See how right versions are, by labels."),
+        "drift": ("drift", "See whether inputs and outputs are still as they were."),
+        "alert": ("alerts", "See what is wrong, and ask for quiet."),
+        "playbook": ("playbooks", "See, run and answer what is done about alerts."),
+        "training": ("training", "See, start and cancel trainings of models."),
+    },
     "Administer": {
         "auth": ("auth", "Ask who one is, and who may do what."),
         "ca": ("ca", "See and renew the certificate authority behind mutual TLS."),

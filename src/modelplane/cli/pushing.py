@@ -92,6 +92,15 @@ def push(  # noqa: PLR0913 - one parameter for each option
             help_="Data it was made from, as `dataset push` takes it; may be repeated.",
         ),
     ] = None,
+    training_data: Annotated[
+        str | None,
+        _option(
+            "--training-data",
+            metavar="PATH",
+            help_="Table it was trained on: recorded as --dataset is, and drift is measured "
+            "against a profile of it.",
+        ),
+    ] = None,
     feature_configuration: Annotated[
         Path | None,
         _option(
@@ -157,6 +166,7 @@ def push(  # noqa: PLR0913 - one parameter for each option
             metrics=_parse_metrics(metric or ()),
             parameters=parse_pairs("--parameter", parameter or ()),
             datasets=[_read_dataset(text) for text in dataset or ()],
+            dataset=training_data,
             feature_configuration=feature_configuration or {},
             flavour=flavour,
             requirements=requirements,

@@ -104,15 +104,20 @@ def moment(at: datetime, now: datetime) -> str:
     return f"{day}{at:%H:%M:%S} UTC (in {duration((at - now).total_seconds())})"
 
 
+_PLAIN = frozenset({"loss", "reward"})
+
+
 def is_latency(metric: MetricReport) -> bool:
     """Whether a metric's values are microseconds and not rates."""
     return metric.name == "latency"
 
 
 def metric_value(metric: MetricReport, value: float | None) -> str:
-    """Return one version's value: ``0.52 %`` or ``12.4 ms``."""
+    """Return one version's value: ``0.52 %``, ``12.4 ms``, or a mean reward as it is."""
     if value is None:
         return NOTHING
+    if metric.name in _PLAIN:
+        return f"{value:.4g}"
     return f"{value / 1000:.3g} ms" if is_latency(metric) else f"{value * 100:.3g} %"
 
 
@@ -120,6 +125,8 @@ def metric_difference(metric: MetricReport, value: float | None, *, unit: bool =
     """Return a signed difference: ``+0.11 pp`` or ``−0.3 ms``."""
     if value is None:
         return NOTHING
+    if metric.name in _PLAIN:
+        return f"{_MINUS if value < 0 else '+'}{abs(value):.3g}"
     scaled, name = (value / 1000, " ms") if is_latency(metric) else (value * 100, " pp")
     sign = _MINUS if scaled < 0 else "+"
     amount = (

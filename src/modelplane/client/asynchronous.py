@@ -31,6 +31,7 @@ from modelplane.client.calls import Call, retry_delay_s
 from modelplane.client.certificates import certify_call, read_part, trust_call
 from modelplane.client.endpoint import find_endpoint
 from modelplane.client.listing import LARGEST_PAGE, Pages
+from modelplane.client.training_calls import TrainingAccess, read_access, token_call
 from modelplane.client.transport import (
     STREAM_TIMEOUT,
     UPLOAD_TIMEOUT,
@@ -54,6 +55,8 @@ from modelplane.resources.meta import DEFAULT_ENVIRONMENT, Resource
 from modelplane.resources.telemetry import TelemetryBatch, TelemetryReceipt
 
 R = TypeVar("R", bound=Resource[Any, Any])
+
+_EVENTS = {"content-type": "application/cloudevents-batch+json"}
 
 
 class AsyncClient:
@@ -246,9 +249,29 @@ class AsyncClient:
         call = Call("POST", f"{calls.PREFIX}/telemetry", body=batch.to_dict())
         return TelemetryReceipt.model_validate_json(await self._send(call))
 
+    async def post_predictions(self, batch: bytes) -> None:
+        """Send CloudEvents as a batch in JSON; sending it again changes nothing."""
+        path = f"{calls.PREFIX}/predictions"
+        try:
+            response = await self._http.post(path, content=batch, headers=_EVENTS)
+        except httpx.HTTPError as error:
+            raise describe_failure(error, self.endpoint.url) from error
+        if response.status_code >= 400:
+            raise error_of(response.status_code, response.content, path)
+
     async def request_certificate(self, request: CertificateRequest) -> IssuedCertificate:
         """Have a new key of an agent's proxy certified."""
         return read_part(IssuedCertificate, await self._send(certify_call(request)))
+
+    async def get_training_access(self, run: str, job: str) -> TrainingAccess:
+        """Return what the Job ``ENVIRONMENT/NAME`` of a TrainingRun works with; for agents.
+
+        Raises
+        ------
+        NotFound, Conflict
+            The run is gone or over, or is not trained by this Job.
+        """
+        return read_access(self.endpoint.url, await self._send(token_call(run, job)))
 
     async def get_trust_bundle(self) -> TrustBundle:
         """Return whom to trust; raises `NotFound` while no certificate was ever issued."""

@@ -6,6 +6,7 @@ Called by `Client.push`; reads files, sends nothing.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from modelplane.resources.model import Training
 from modelplane.resources.revision import ArtifactFormat
 
 _MAX_REQUIREMENTS_BYTES = 2**20
+_TRAINING_PATIENCE_S = 300.0
 
 
 @contextmanager
@@ -50,6 +52,9 @@ class VersionRecord(TypedDict, total=False):
     datasets
         What it was made from: paths, references, or a map from names to these or data frames;
         see `datasets.describe_data`.
+    dataset
+        Its training data, recorded as the others are: a frame, or the path of a table. A profile
+        of its columns is sent besides, which drift is measured against.
     feature_configuration
         How its features are made: a map, or the path of a JSON or YAML file.
     flavour
@@ -69,6 +74,7 @@ class VersionRecord(TypedDict, total=False):
     metrics: Mapping[str, float]
     parameters: Mapping[str, Any]
     datasets: Datasets
+    dataset: Any
     feature_configuration: FeatureConfiguration
     flavour: str
     requirements: str | Path | None
@@ -87,7 +93,7 @@ def describe_push(name: str, version: str, path: Path, record: VersionRecord) ->
     InvalidResource
         A file is missing or unreadable, or the format cannot be told.
     """
-    training = record.get("training") or capture_training()
+    training = _name_run(record.get("training") or capture_training())
     metrics, parameters = record.get("metrics", {}), record.get("parameters", {})
     artifact = _describe_artifact(path, record)
     body = {
@@ -97,7 +103,7 @@ def describe_push(name: str, version: str, path: Path, record: VersionRecord) ->
         "flavour": record.get("flavour") or capture_flavour(path, artifact["format"]),
         "metrics": {key: float(value) for key, value in metrics.items()},
         "parameters": {key: str(value) for key, value in parameters.items()},
-        "datasets": [d.to_dict() for d in describe_datasets(record.get("datasets", ()))],
+        **_describe_data(name, record),
         "featureConfiguration": read_feature_configuration(record.get("feature_configuration", {})),
         "training": training.to_dict(),
         "tags": dict(record.get("tags", {})),
@@ -107,6 +113,17 @@ def describe_push(name: str, version: str, path: Path, record: VersionRecord) ->
         "inputExample": record.get("input_example"),
     }
     return {key: value for key, value in body.items() if value is not None}
+
+
+def patience_s() -> float:
+    """Return how long a push may wait for a control plane that is away, seconds."""
+    return _TRAINING_PATIENCE_S if os.environ.get("MODELPLANE_TRAINING_RUN") else 0.0
+
+
+def _name_run(training: Training) -> Training:
+    """Return `training` with the TrainingRun whose Job this process belongs to, if it does."""
+    run = os.environ.get("MODELPLANE_TRAINING_RUN")
+    return training.with_(training_run=run) if run and not training.training_run else training
 
 
 def describe_dataset_push(
@@ -123,6 +140,25 @@ def describe_dataset_push(
         "description": description,
     }
     return {key: value for key, value in body.items() if value is not None}
+
+
+def _describe_data(name: str, record: VersionRecord) -> dict[str, Any]:
+    """Return what the version was made from, and the profile of its training data."""
+    references = describe_datasets(record.get("datasets", ()))
+    data = record.get("dataset")
+    if data is None:
+        return {"datasets": [reference.to_dict() for reference in references]}
+    from modelplane.client.profile import profile_data  # noqa: PLC0415 - imports numpy
+
+    is_named = isinstance(data, str | Path)
+    own = describe_data(data) if is_named else describe_data(data, f"{name}-training")
+    if all(own.digest != known.digest for known in references):
+        references = (*references, own)
+    profile = profile_data(data, own.name, record.get("signature"))
+    return {
+        "datasets": [reference.to_dict() for reference in references],
+        "profile": profile.to_dict() if profile is not None else None,
+    }
 
 
 def _describe_artifact(path: Path, record: VersionRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A part of `Client`; holds no rules.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -21,14 +22,18 @@ from modelplane.client.pushing import (
     command_tree,
     describe_dataset_push,
     describe_push,
+    patience_s,
 )
 from modelplane.client.reproduction import answer_dataset_push, record_push, recording_folder
 from modelplane.client.resources import ResourceClient
 from modelplane.client.signing import Signed, is_available, sign_files
 from modelplane.decisions.history import Named
 from modelplane.decisions.lineage import MAX_DEPTH, Direction, Lineage
+from modelplane.errors import TransientError
 from modelplane.resources.dataset import DatasetVersion
 from modelplane.resources.model import AliasMove, ModelVersion
+
+_RETRY_S = 1.0
 
 
 class RegistryClient(ResourceClient):
@@ -46,6 +51,9 @@ class RegistryClient(ResourceClient):
         **record: Unpack[VersionRecord],
     ) -> Applied[ModelVersion]:
         """Push one version of a model: its bytes and what made it.
+
+        In a training that a trigger began, a control plane that is away is waited for: nobody
+        wants to lose a training to a restart.
 
         On a machine whose state directory has modelplane's own key the files are signed with
         it, where the extra ``signing`` is installed.
@@ -73,6 +81,23 @@ class RegistryClient(ResourceClient):
         Conflict
             The version exists with other bytes.
         """
+        until_s = time.monotonic() + patience_s()
+        while True:
+            try:
+                return self._push(name, version, artifact, sign_key, record)
+            except TransientError:
+                if time.monotonic() >= until_s:
+                    raise
+            time.sleep(_RETRY_S)
+
+    def _push(
+        self,
+        name: str,
+        version: str,
+        artifact: str | Path | None,
+        sign_key: str | Path | None,
+        record: VersionRecord,
+    ) -> Applied[ModelVersion]:
         with command_tree(record.get("command", ())) as only_command:
             path = Path(artifact) if artifact is not None else only_command
             body = describe_push(name, version, path, record)

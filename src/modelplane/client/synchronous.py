@@ -21,10 +21,15 @@ from modelplane.client.answers import (
 )
 from modelplane.client.calls import Call
 from modelplane.client.certificates import authorities_call, read_part, rotate_call
+from modelplane.client.drift import DriftClient
 from modelplane.client.explaining import ExplainingClient
+from modelplane.client.feedback import FeedbackClient
+from modelplane.client.playbooks import PlaybookClient
 from modelplane.client.preflight import PreflightClient
+from modelplane.client.quality import QualityClient
 from modelplane.client.routed import is_routed
 from modelplane.client.traffic import TrafficClient
+from modelplane.client.training import TrainingClient
 from modelplane.client.transport import (
     STREAM_TIMEOUT,
     gateway_url,
@@ -45,7 +50,16 @@ R = TypeVar("R", bound=Resource[Any, Any])
 _POLL_S = 0.25
 
 
-class Client(ExplainingClient, PreflightClient, TrafficClient):
+class Client(
+    ExplainingClient,
+    PreflightClient,
+    PlaybookClient,
+    TrafficClient,
+    TrainingClient,
+    QualityClient,
+    DriftClient,
+    FeedbackClient,
+):
     """Speaks to the API; use it as a context manager, or `close` it.
 
     Parameters

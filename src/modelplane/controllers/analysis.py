@@ -20,26 +20,32 @@ from modelplane.decisions.analysis import (
     AnalysisSettings,
     AnalysisVerdict,
     EvidenceState,
+    LabelCase,
     RampSettings,
     Tick,
     VersionCounts,
     absorb_many,
     allowed_weight_pct,
+    feed_of,
     judge_many,
+    label_ticks,
+    needs_labels,
     settings_of,
     start_evidence,
     tick_from_batch,
 )
+from modelplane.decisions.judgements import judge_evidence
 from modelplane.decisions.recordings import KEPT_ROLLOUTS, Recording, chunk_name
 from modelplane.decisions.rollout_canary import ramp_steps
 from modelplane.decisions.traffic import rule_name
 from modelplane.errors import InvalidResource, ModelplaneError
 from modelplane.ports.clock import Clock
 from modelplane.ports.metrics import Metrics
+from modelplane.ports.predictions import Predictions
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.meta import ResourceKey, Subject
 from modelplane.resources.model_deployment import ModelDeployment
-from modelplane.resources.rollout import Judgement, MetricReport, Rollout, SliceReport
+from modelplane.resources.rollout import Judgement, Rollout
 from modelplane.resources.strategy import Strategy
 from modelplane.resources.telemetry import TelemetryBatch
 
@@ -78,6 +84,30 @@ class _Case:
         """The routing rule that both versions are counted under."""
         return rule_name(self.strategy.predicate)
 
+    @property
+    def compared_under(self) -> str:
+        """What the evidence is of: another rule, or pairs instead of arms, is other evidence."""
+        labels = self.labels
+        return f"{self.rule}/pairs" if labels is not None and labels.is_shadow else self.rule
+
+    @property
+    def labels(self) -> LabelCase | None:
+        """How labels of its predictions are read; None where no metric needs any."""
+        names = tuple(metric.name for metric in self.settings.metrics)
+        spec, status = self.rollout.spec, self.rollout.status
+        if spec.stable is None or not needs_labels(names):
+            return None
+        return LabelCase(
+            environment=self.rollout.metadata.environment or "",
+            stable=spec.stable.short,
+            candidate=spec.candidate.short,
+            metrics=names,
+            labels=self.deployment.spec.labels,
+            rule=self.rule,
+            is_shadow=self.strategy.shadow is not None,
+            began=status.ramp_started_at,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
@@ -90,7 +120,10 @@ class _Judged:
 
 
 class AnalysisController:
-    """Runs beside the loop; `wake` is told the deployments whose judgement changed."""
+    """Runs beside the loop; `wake` is told the deployments whose judgement changed.
+
+    Without `predictions` no metric that needs labels can be measured.
+    """
 
     def __init__(
         self,
@@ -98,9 +131,12 @@ class AnalysisController:
         metrics: Metrics,
         fence: Fence,
         clock: Clock,
+        *,
         wake: Callable[[ResourceKey], None],
+        predictions: Predictions | None = None,
     ) -> None:
         self._store = store
+        self._predictions = predictions
         self._metrics = metrics
         self._fence = fence
         self._clock = clock
@@ -158,7 +194,10 @@ class AnalysisController:
         positions = self._metrics.positions()
         cases = await self._cases()
         states = await self._states(cases)
-        ticks = [self._ticks(case, state) for case, state in zip(cases, states, strict=True)]
+        ticks = [
+            [*self._ticks(case, state), *await self._label_ticks(case, state)]
+            for case, state in zip(cases, states, strict=True)
+        ]
         settings = [case.settings for case in cases]
         if cases:
             absorbed = await asyncio.to_thread(absorb_many, states, ticks, settings)
@@ -181,7 +220,7 @@ class AnalysisController:
             if deployment is None:
                 continue
             beside = self._rules_beside(rollout, strategy)
-            settings = settings_of(analysis)
+            settings = settings_of(analysis, deployment.spec.labels)
             settings = replace(settings, slices=(*settings.slices, *beside.values()))
             cases.append(_Case(rollout, deployment, settings, strategy, beside))
         return cases
@@ -211,7 +250,7 @@ class AnalysisController:
             state = _read_state(record)
             if state is None:
                 state = start_evidence(case.uid, case.settings, await self._history(case))
-                state = replace(state, rule=case.rule)
+                state = replace(state, rule=case.compared_under)
             self._evidence[case.uid] = state
             # What a process before wrote stays as it is: this one begins a chunk of its own.
             self._recordings[case.uid] = Recording(index=int(record.get("chunks", 0)))
@@ -253,6 +292,22 @@ class AnalysisController:
             self._note_examples(case, batch)
         return [_tick(case, batch, created) for batch in batches]
 
+    async def _label_ticks(self, case: _Case, state: EvidenceState) -> list[Tick]:
+        """Return what labels have come; a store that does not answer holds up nothing else."""
+        labels, created = case.labels, case.rollout.metadata.created_at
+        if labels is None or self._predictions is None or created is None:
+            return []
+        after = state.sequences.get(feed_of(labels.environment), 0)
+        since = created - timedelta(seconds=HISTORY_S)
+        try:
+            outcomes = await self._predictions.outcomes(
+                labels.environment, case.rollout.spec.deployment, after=after, since=since
+            )
+        except ModelplaneError as error:
+            _log.warning("analysis.labels_failed", rollout=case.uid, error=str(error))
+            return []
+        return await asyncio.to_thread(label_ticks, labels, outcomes, now=self._clock.now())
+
     def _note_examples(self, case: _Case, batch: TelemetryBatch) -> None:
         """Keep the newest examples of a shadow's answers that differ, for people to read."""
         spec = case.rollout.spec
@@ -269,7 +324,11 @@ class AnalysisController:
             uid = one.case.uid
             if uid not in self._recordings:
                 continue  # it finished while it was judged
-            judgement = _judgement(one.case, one.state, one.verdict)
+            judgement = judge_evidence(
+                one.state,
+                one.verdict,
+                _allowed_weight_pct(one.case, one.state.request_rate_rps, one.verdict),
+            )
             if judgement is not None:
                 judgement = judgement.with_(examples=self._examples.get(uid, ()))
             if judgement is None or (
@@ -339,15 +398,15 @@ def _tick(case: _Case, batch: TelemetryBatch, created: datetime) -> Tick:
 
 
 def _of_rule(state: EvidenceState, case: _Case) -> EvidenceState:
-    """Return `state`, or evidence that begins anew when the rollout's predicate was edited.
+    """Return `state`, or evidence that begins anew when what is compared was edited.
 
     Other users meet it then. What was counted before, which is not absorbed again, says nothing
     of them.
     """
-    if state.rule == case.rule:
+    if state.rule == case.compared_under:
         return state
     fresh = start_evidence(case.uid, case.settings)
-    return replace(fresh, sequences=state.sequences, rule=case.rule)
+    return replace(fresh, sequences=state.sequences, rule=case.compared_under)
 
 
 def _read_state(record: Mapping[str, Any] | None) -> EvidenceState | None:
@@ -358,60 +417,6 @@ def _read_state(record: Mapping[str, Any] | None) -> EvidenceState | None:
     except InvalidResource as error:
         _log.warning("analysis.evidence_unreadable", error=str(error))
         return None
-
-
-def _judgement(case: _Case, state: EvidenceState, verdict: AnalysisVerdict) -> Judgement | None:
-    if state.last_at is None:
-        return None
-    rate_rps = state.request_rate_rps
-    return Judgement(
-        # Counts of a step say something of the candidate only once a request has met it there.
-        step_id=state.step_id if state.step_candidate_requests > 0 else -1,
-        at=state.step_at or state.last_at,
-        warm=verdict.warm,
-        harm=verdict.harm,
-        passes=verdict.passes,
-        unavailable=verdict.unavailable,
-        bad_replica=verdict.bad_replica,
-        allowed_weight_pct=_allowed_weight_pct(case, rate_rps, verdict),
-        stable_rps=rate_rps,
-        requests_needed=verdict.requests_still_needed,
-        candidate_requests=state.candidate.requests,
-        failed_requests=state.candidate.failures,
-        saved_requests=state.candidate.failures - state.candidate.client_failures,
-        dispersion=verdict.phi,
-        metrics=tuple(
-            MetricReport(
-                name=metric.name,
-                verdict=metric.verdict,
-                stable=metric.stable,
-                candidate=metric.candidate,
-                difference=metric.difference,
-                lower=metric.lower,
-                upper=metric.upper,
-                margin=metric.margin,
-                e_value=metric.e_value,
-                requests_needed=metric.requests_still_needed,
-                sentence=metric.sentence,
-            )
-            for metric in verdict.metrics
-        ),
-        slices=tuple(
-            SliceReport(
-                name=part.name,
-                requests=part.candidate_trials,
-                stable=part.stable,
-                candidate=part.candidate,
-                e_value=part.e_value,
-                harm=part.harm,
-            )
-            for part in verdict.slices
-        ),
-        compared=verdict.compared,
-        different=verdict.different,
-        different_lower=verdict.different_lower,
-        sentence=verdict.reason,
-    )
 
 
 def _allowed_weight_pct(case: _Case, rate_rps: float, verdict: AnalysisVerdict) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from modelplane.controllers.loop import Fence
+from modelplane.controllers.production_data import add_production
 from modelplane.decisions.gate_keys import StagePlace
 from modelplane.decisions.gate_plans import StagePlan, plan_stage
 from modelplane.decisions.gates import (
@@ -23,6 +24,7 @@ from modelplane.decisions.gates import (
 from modelplane.ports.clock import Clock
 from modelplane.ports.gate_runs import last_result, load_surroundings, results_of
 from modelplane.ports.outbox import add_notifications
+from modelplane.ports.predictions import Predictions
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.environment import Environment
 from modelplane.resources.gate_run import GateRun, StageResult
@@ -43,16 +45,26 @@ class GateController:
         The ports.
     place
         What stages are run by here.
+    predictions
+        What production was asked, for stages that look at that.
     """
 
     name = "gates"
     kinds: Sequence[type[Resource[Any, Any]]] = (GateRun, Job)
 
-    def __init__(self, store: Store, fence: Fence, clock: Clock, place: StagePlace) -> None:
+    def __init__(
+        self,
+        store: Store,
+        fence: Fence,
+        clock: Clock,
+        place: StagePlace,
+        predictions: Predictions | None = None,
+    ) -> None:
         self._store = store
         self._fence = fence
         self._clock = clock
         self._place = place
+        self._predictions = predictions
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
         """A run itself; the run that a job belongs to."""
@@ -91,7 +103,13 @@ class GateController:
         plans: dict[str, StagePlan] = {}
         if ready:
             around = await load_surroundings(self._store, candidate, ready, self._place)
-            plans = {stage.name: plan_stage(stage, run, around) for stage in ready}
+            for stage in ready:
+                plans[stage.name] = await add_production(
+                    plan_stage(stage, run, around),
+                    self._store,
+                    self._predictions,
+                    self._clock.now(),
+                )
         keys = {plan.key for plan in plans.values()}
         keys |= {stage.key for stage in run.status.stages if stage.phase == "Running"}
         before: dict[str, StageResult] = {}

@@ -11,7 +11,13 @@ from typing import Any
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
 from modelplane.controllers.running import load_running
-from modelplane.decisions.placement import choose, decide_placement, decide_removal
+from modelplane.decisions.placement import (
+    LOG_CONDITION,
+    choose,
+    decide_placement,
+    decide_removal,
+    log_condition,
+)
 from modelplane.decisions.signatures import signatures_by, trusted_keys
 from modelplane.ports.clock import Clock
 from modelplane.ports.store import Store, Transaction
@@ -78,6 +84,8 @@ class PlacementController:
             reported = self._report(deployment, environment, replicas)
             if reported.status != deployment.status:
                 transaction.update(reported, "deployment.report")
+        for replica in decision.change:
+            transaction.update(replica, "replica.configure")
         for replica in decision.stop:
             transaction.update(replica.with_spec(stopped=True), "replica.stop")
         for replica in decision.delete:
@@ -109,6 +117,7 @@ class PlacementController:
                 trusted_keys=keys,
                 signature=version.spec.signature if version and declared else None,
                 input_example=version.spec.input_example if version else None,
+                predictions=deployment.spec.predictions,
             ),
         )
 
@@ -130,9 +139,14 @@ class PlacementController:
             else "nothing serves yet",
             observed_generation=deployment.metadata.generation,
         )
-        conditions = deployment.status.conditions
+        now = self._clock.now()
+        conditions = set_condition(deployment.status.conditions, available, now)
+        if (logged := log_condition(deployment, replicas)) is not None:
+            conditions = set_condition(conditions, logged, now)
+        else:
+            conditions = tuple(c for c in conditions if c.type != LOG_CONDITION)
         return deployment.with_status(
             ready_replicas=ready,
             url=f"{gateway.url}/v2/models/{deployment.metadata.name}/infer",
-            conditions=set_condition(conditions, available, self._clock.now()),
+            conditions=conditions,
         )

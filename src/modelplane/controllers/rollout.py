@@ -12,6 +12,9 @@ from typing import Any
 from modelplane.controllers.keys import deployment_key
 from modelplane.controllers.loop import Fence
 from modelplane.controllers.running import load_running
+from modelplane.decisions.analysis import needs_labels
+from modelplane.decisions.drift_report import read_version, record_key
+from modelplane.decisions.hooks import watches_drift
 from modelplane.decisions.judgements import read_judgement
 from modelplane.decisions.placement import candidate_count, choose
 from modelplane.decisions.rollout import (
@@ -129,9 +132,12 @@ class RolloutController:
         wanted = deployment.spec.replicas
         count = wanted if pending else candidate_count(deployment, rollout)
         stable = deployment.status.stable
+        holds = status.strategy or strategy if gone else strategy
+        metrics = holds.analysis.metrics if holds.analysis is not None else ()
+        judged_late = needs_labels(metric.name for metric in metrics)
         return RolloutObservation(
             uid=rollout.metadata.uid,
-            strategy=status.strategy or strategy if gone else strategy,
+            strategy=holds,
             replicas_wanted=wanted,
             replicas=choose(spec.candidate, count, replicas, avoid=status.bad_replica),
             split=_applied(split),
@@ -139,7 +145,26 @@ class RolloutController:
             restores_warm=await self._restores_warm(deployment, rollout),
             stable_changed=_digest(stable) != _digest(spec.stable),
             policy_gone=gone,
+            drift=await self._drift(deployment, rollout, policy),
+            labels=deployment.spec.labels if judged_late else None,
         )
+
+    async def _drift(
+        self, deployment: ModelDeployment, rollout: Rollout, policy: TrafficPolicy | None
+    ) -> str:
+        """Return how the candidate's drift reads, where it holds the rollout; else empty."""
+        watch = deployment.spec.drift
+        holds = watch is not None and watch.hold and not rollout.spec.lane
+        if policy is not None:
+            holds = watches_drift(policy.spec.monitoring_hooks)
+        if not holds or deployment.spec.predictions is None:
+            return ""
+        key = record_key(rollout.metadata.environment or "", deployment.metadata.name)
+        record = (await self._store.evidence([key])).get(key)
+        found = read_version(record, rollout.spec.candidate.version)
+        drifted = found.drifted if found is not None else ()
+        more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
+        return f"its values drift: {', '.join(drifted[:5])}{more}" if drifted else ""
 
     async def _restores_warm(self, deployment: ModelDeployment, rollout: Rollout) -> bool:
         """Whether the rollout goes back to what is still warm after a blue/green switch."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
+from modelplane.decisions.analysis import ERRORS, LABEL_METRICS, LATENCY
+from modelplane.decisions.analysis_inputs import REWARD
 from modelplane.decisions.inputs import input_types
 from modelplane.decisions.rollout import effective_strategy
 from modelplane.decisions.signatures import check_signed
@@ -37,7 +39,6 @@ MAX_DEPLOYMENT_NAME = 40
 """Longest name of a deployment: promotions, rollouts and replicas add to it within 63."""
 
 _OWN_ANNOTATIONS = "modelplane.dev/"
-_MEASURED = frozenset({"errors", "latency"})
 
 Result = Literal["created", "changed", "unchanged"]
 R = TypeVar("R", bound=Resource[Any, Any])
@@ -317,7 +318,7 @@ def _with_conditions(
     """Record metrics that are declared and cannot be measured, or that this is over."""
     strategy = effective_strategy(merged.spec, environment.spec)
     rules = strategy.analysis.metrics if strategy.analysis else ()
-    unmeasured = [rule.name for rule in rules if rule.name not in _MEASURED]
+    unmeasured = [rule.name for rule in rules if not _is_measured(rule.name, merged.spec)]
     before = next((c for c in merged.status.conditions if c.type == "MetricUnavailable"), None)
     if not unmeasured and (before is None or before.status == "False"):
         return merged
@@ -327,8 +328,9 @@ def _with_conditions(
         type="MetricUnavailable",
         status="True" if unmeasured else "False",
         reason="NeedsLabels" if unmeasured else "Available",
-        message=f"{names}: needs labels, which are not collected; a rollout holds, then follows "
-        f"onInconclusive at its deadline" if unmeasured else "every metric can be measured",
+        message=f"{names}: cannot be measured; accuracy, precision, recall and loss need "
+        "spec.predictions, and reward spec.labels.reward besides; a rollout holds, then follows "
+        "onInconclusive at its deadline" if unmeasured else "every metric can be measured",
         observed_generation=merged.metadata.generation + changed,
     )  # fmt: skip
     if before is not None and before.status == condition.status:
@@ -337,6 +339,12 @@ def _with_conditions(
             return merged
     conditions = set_condition(merged.status.conditions, condition, now)
     return merged.with_status(conditions=conditions)
+
+
+def _is_measured(metric: str, spec: ModelDeploymentSpec) -> bool:
+    if metric not in LABEL_METRICS:
+        return metric in {ERRORS, LATENCY}
+    return spec.predictions is not None and (metric != REWARD or spec.labels.reward is not None)
 
 
 def _check_name(name: str) -> None:

@@ -27,6 +27,7 @@ from modelplane.decisions.analysis_evidence import (
 from modelplane.decisions.analysis_findings import AnalysisVerdict, MetricVerdict, SliceVerdict
 from modelplane.decisions.analysis_inputs import (
     ERRORS,
+    LABEL_METRICS,
     LATENCY,
     AnalysisSettings,
     MetricSettings,
@@ -36,15 +37,18 @@ from modelplane.decisions.analysis_inputs import (
     settings_of,
     tick_from_batch,
 )
+from modelplane.decisions.analysis_labels import LabelCase, feed_of, label_ticks, needs_labels
 from modelplane.decisions.analysis_verdict import judge, judge_many
 
 __all__ = [
     "ERRORS",
+    "LABEL_METRICS",
     "LATENCY",
     "SILENCE_RPS",
     "AnalysisSettings",
     "AnalysisVerdict",
     "EvidenceState",
+    "LabelCase",
     "MetricEvidence",
     "MetricSettings",
     "MetricVerdict",
@@ -59,8 +63,11 @@ __all__ = [
     "absorb",
     "absorb_many",
     "allowed_weight_pct",
+    "feed_of",
     "judge",
     "judge_many",
+    "label_ticks",
+    "needs_labels",
     "next_weight_pct",
     "settings_of",
     "start_evidence",

@@ -26,6 +26,7 @@ from modelplane.decisions.analysis_evidence import (
 )
 from modelplane.decisions.analysis_inputs import (
     ERRORS,
+    LABEL_FEED,
     LATENCY,
     NOTHING,
     AnalysisSettings,
@@ -33,6 +34,7 @@ from modelplane.decisions.analysis_inputs import (
     Tick,
     VersionCounts,
 )
+from modelplane.decisions.analysis_numbers import absorb_numbers, add_earlier
 from modelplane.decisions.analysis_slices import add_to_slices, slice_rows, track_slices
 from modelplane.decisions.analysis_warm_up import arm_warm_metrics, renew_latency_thresholds
 from modelplane.stats.betting import FloatArray
@@ -133,7 +135,7 @@ def _absorb_history(state: EvidenceState, ticks: list[Tick]) -> tuple[EvidenceSt
 
 
 def _is_stable_alone(tick: Tick) -> bool:
-    return tick.candidate == VersionCounts()
+    return tick.candidate == VersionCounts() and tick.labels is None
 
 
 def _with_history(metric: MetricEvidence, ticks: Sequence[Tick]) -> MetricEvidence:
@@ -170,12 +172,18 @@ def _absorb_one_each(states: Sequence[EvidenceState], ticks: Sequence[Tick]) -> 
         metrics = tuple(
             next(latencies if metric.name == LATENCY else outcomes) for metric in state.metrics
         )
-        result.append(_with_tick(state, tick, metrics, tests))
+        if tick.labels is None:
+            result.append(_with_tick(state, tick, metrics, tests))
+        else:
+            metrics = tuple(absorb_numbers(metric, tick.labels) for metric in metrics)
+            sequences = _with_sequence(state.sequences, tick)
+            result.append(replace(state, metrics=metrics, sequences=sequences))
     return result
 
 
 def _absorb_outcomes(pairs: Sequence[tuple[MetricEvidence, Tick]]) -> list[MetricEvidence]:
     """Yes/no outcomes, one row each."""
+    pairs = [(add_earlier(metric, tick), tick) for metric, tick in pairs]
     counted = [
         (_outcomes(tick.candidate, metric.name), _outcomes(tick.stable, metric.name))
         for metric, tick in pairs
@@ -195,6 +203,7 @@ def _absorb_outcomes(pairs: Sequence[tuple[MetricEvidence, Tick]]) -> list[Metri
             dispersion,
             metric.stable_latency,
             metric.candidate_latency,
+            means=metric.means,
         )
         for (metric, _), (candidate, stable), test, dispersion in zip(
             pairs, counted, tests, dispersions, strict=True
@@ -241,7 +250,7 @@ def _update_rows(
     rows = len(counts) // len(pairs)
     sizes = [rows] * len(pairs)
     tests = update(stack([metric.tests for metric, _ in pairs]), counts)
-    seconds = np.repeat([math.floor(tick.at.timestamp()) for _, tick in pairs], rows)
+    seconds = np.repeat([_second_of(tick) for _, tick in pairs], rows)
     dispersions = update_dispersion(
         stack_dispersion([metric.dispersion for metric, _ in pairs]),
         seconds,
@@ -249,6 +258,12 @@ def _update_rows(
         counts[:, 3],
     )
     return split(tests, sizes), split_dispersion(dispersions, sizes)
+
+
+def _second_of(tick: Tick) -> int:
+    """The second that failures scatter over: of labels, when their predictions were made."""
+    at = tick.at if tick.labels is None else tick.labels.predicted_at
+    return math.floor(at.timestamp())
 
 
 def _absorb_harm_tests(
@@ -381,5 +396,6 @@ def _with_sequence(
     result.pop((tick.proxy, tick.boot_id), None)
     result[tick.proxy, tick.boot_id] = tick.sequence
     if len(result) > MAX_SEQUENCES:
-        result.pop(next(iter(result)))
+        # Labels may be silent for days, and what was read of them must not be read again.
+        result.pop(next(p for p in result if not p[0].startswith(LABEL_FEED)))
     return result

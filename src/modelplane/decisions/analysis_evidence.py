@@ -38,6 +38,7 @@ from modelplane.stats.latency import (
     LatencyThreshold,
     subtract_histogram,
 )
+from modelplane.stats.rewards import MeanState
 from modelplane.stats.sequential import (
     COMPARISON,
     EXCEEDANCE,
@@ -47,9 +48,9 @@ from modelplane.stats.sequential import (
 )
 from modelplane.stats.sequential_rows import row_from_dict, row_to_dict, stack
 
-EVIDENCE_FORMAT = 2
-_READABLE_FORMATS = (1, 2)
-"""In the first one there were no slices and no compared answers."""
+EVIDENCE_FORMAT = 3
+_READABLE_FORMATS = (1, 2, 3)
+"""In the first one there were no slices and no compared answers, in the second no numbers."""
 MAX_REPLICAS = 32
 """Candidate replicas told apart; later ones are never left out."""
 MAX_SEQUENCES = 64
@@ -96,6 +97,8 @@ class MetricEvidence:
         up; the next ones come from the others.
     renewed_at
         When the thresholds were last fixed.
+    means
+        Of a metric that is judged by numbers or by pairs, which `tests` then know nothing of.
     """
 
     name: str
@@ -110,6 +113,7 @@ class MetricEvidence:
     settled_latency: Histogram = field(default_factory=dict)
     settled_requests: int = 0
     renewed_at: datetime | None = None
+    means: MeanState | None = None
 
     @property
     def recent_requests(self) -> int:
@@ -357,6 +361,7 @@ def _metric_to_dict(metric: MetricEvidence) -> dict[str, Any]:
         "candidate_latency": [list(pair) for pair in metric.candidate_latency.items()],
         "recent_latency": [list(pair) for pair in metric.recent_latency.items()],
         "renewed_at": _time_to_text(metric.renewed_at),
+        "means": metric.means.to_dict() if metric.means is not None else None,
     }
 
 
@@ -376,6 +381,7 @@ def _metric_from_dict(record: Mapping[str, Any]) -> MetricEvidence:
         settled_latency=subtract_histogram(stable_latency, recent),
         settled_requests=stable.trials - sum(recent.values()),
         renewed_at=_time_from_text(record["renewed_at"]),
+        means=MeanState.from_dict(record["means"]) if record.get("means") else None,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from modelplane.decisions.analysis_inputs import LATENCY
+from modelplane.decisions.analysis_inputs import LABEL_METRICS, LATENCY, LOSS
 
 MetricVerdictName = Literal["harm", "pass", "undecided", "unavailable"]
 
@@ -22,6 +22,7 @@ class MetricVerdict:
     stable, candidate, difference
         Rates from 0 to 1; for latency the judged percentile (the 95th of several) in
         microseconds. None while unknown.
+        What needs labels is told in its own units: a precision, a mean reward.
     lower, upper
         Bounds of the difference that hold at every look; None for latency.
     margin
@@ -54,14 +55,39 @@ class MetricVerdict:
     @property
     def sentence(self) -> str:
         """What people read about this metric."""
+        is_label = self.name in LABEL_METRICS
         if self.verdict == "unavailable":
-            return f"{self.name} cannot be measured: no counts of it have arrived"
+            missing = "no label for it has come" if is_label else "no counts of it have arrived"
+            return f"{self.name} cannot be measured: {missing}"
         if self.stable is None or self.candidate is None:
-            return f"{self.name}: no requests to compare yet"
-        text = self._latency_text() if self.name == LATENCY else self._outcome_text()
+            what = "labels of both versions" if is_label else "requests"
+            return f"{self.name}: no {what} to compare yet"
+        text = self._label_text() if is_label else self._outcome_text()
+        if self.name == LATENCY:
+            text = self._latency_text()
         if self.requests_still_needed is None:
             return text
-        return f"{text}; about {self.requests_still_needed:,} more requests to the candidate"
+        what = "labels of" if is_label else "requests to"
+        return f"{text}; about {self.requests_still_needed:,} more {what} the candidate"
+
+    def _label_text(self) -> str:
+        """In natural units; bounds are of the candidate's value minus stable's."""
+        values = (
+            f"{self.name}: {self.candidate:.4g} by {self.candidate_trials:,} labels of the "
+            f"candidate against {self.stable:.4g} of stable"
+        )
+        if self.verdict == "harm":
+            return f"{values}, evidence {_odds(self.e_value)} to 1"
+        if self.margin is None or self.lower is None or self.upper is None:
+            return f"{values}, still learning what is normal"
+        worse, better, direction = -self.lower, self.lower, "lower"
+        if self.name == LOSS:
+            worse, better, direction = self.upper, -self.upper, "higher"
+        if better > 0:
+            return f"{values}, better by at least {better:.4g}"
+        if self.verdict == "pass":
+            return f"{values}, at most {worse:.4g} {direction}, margin {self.margin:.4g}"
+        return f"{values}, at most {worse:.4g} {direction} so far, margin {self.margin:.4g}"
 
     def _outcome_text(self) -> str:
         rates = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from modelplane.decisions.routing import OVERRIDE_RULE
+from modelplane.resources.monitoring import Labels
 from modelplane.resources.strategy import Analysis
 from modelplane.resources.telemetry import TelemetryBatch, VariantSample
 from modelplane.resources.traffic_split import DEFAULT_RULE
@@ -19,6 +20,13 @@ from modelplane.stats.latency import QUANTILES, Histogram, histogram_from_bins, 
 
 ERRORS = "errors"
 LATENCY = "latency"
+LOSS = "loss"
+REWARD = "reward"
+LABEL_FEED = "labels/"
+"""What the name of a tick's `proxy` begins with, where it brings labels."""
+
+LABEL_METRICS = frozenset({"accuracy", "precision", "recall", LOSS, REWARD})
+"""What needs labels or rewards; `decisions.analysis_labels` makes counts and numbers of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +45,27 @@ class MetricSettings:
         Share of alpha relative to the other metrics, positive.
     percentile
         Of latency: the one that is judged, of 50, 95 and 99; None for all of them.
+    low, high
+        Of loss and reward: the declared range.
     """
 
     name: str
     margin: float | None = None
     weight: float = 1.0
     percentile: int | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    def natural(self, badness: float | None) -> float | None:
+        """Return what people call it: a precision of 0.67, for a badness of 0.33.
+
+        Errors and latency are told as they are counted.
+        """
+        if badness is None or self.name not in LABEL_METRICS:
+            return badness
+        if self.name == LOSS:
+            return self.low + badness * (self.high - self.low)
+        return self.high - badness * (self.high - self.low)
 
     def quantile_rows(self, every: tuple[int, ...]) -> tuple[int, ...]:
         """Return the rows of `QUANTILES` that are judged: the declared one's, else `every`."""
@@ -152,8 +175,47 @@ class VersionCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """Badness, 0 to 1, of labelled predictions, in the order in which the labels came.
+
+    Attributes
+    ----------
+    earlier
+        Of stable, from before the candidate met anyone.
+    stable, candidate
+        Of different requests.
+    pairs
+        Of the same requests: the candidate's and stable's.
+    """
+
+    earlier: tuple[float, ...] = ()
+    stable: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+    pairs: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """What makes a tick one of labels.
+
+    Attributes
+    ----------
+    predicted_at
+        About when its predictions were made.
+    earlier
+        Yes/no outcomes of stable from before the candidate met anyone: they say what is normal.
+    numbers
+        By metric.
+    """
+
+    predicted_at: datetime
+    earlier: Mapping[str, Outcomes] = field(default_factory=dict)
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
-    """One interval, about a second, of one gateway.
+    """One interval, about a second, of one gateway; or labels that came for some predictions.
 
     Attributes
     ----------
@@ -165,7 +227,9 @@ class Tick:
         The step of this rollout that the gateway had acknowledged before the interval began;
         None when there was none.
     seconds
-        Length of the interval.
+        Length of the interval; 0 for labels.
+    labels
+        Only for labels, whose yes/no outcomes stand in the versions' `outcomes`.
     """
 
     proxy: str
@@ -176,14 +240,22 @@ class Tick:
     stable: VersionCounts
     candidate: VersionCounts
     seconds: float = 1.0
+    labels: LabelCounts | None = None
 
 
-def settings_of(analysis: Analysis) -> AnalysisSettings:
-    """Return the settings that a strategy's analysis declares."""
+def settings_of(analysis: Analysis, labels: Labels | None = None) -> AnalysisSettings:
+    """Return the settings that a strategy's analysis declares, with the ranges of `labels`."""
+    ranges = {LOSS: labels.loss, REWARD: labels.reward} if labels is not None else {}
     return AnalysisSettings(
         alpha=analysis.alpha,
         metrics=tuple(
-            MetricSettings(rule.name, rule.margin, rule.weight, rule.percentile)
+            MetricSettings(
+                rule.name,
+                rule.margin,
+                rule.weight,
+                rule.percentile,
+                *((bounds.low, bounds.high) if (bounds := ranges.get(rule.name)) else ()),
+            )
             for rule in analysis.metrics
         ),
         slices=tuple(f"{part.by}={value}" for part in analysis.slices for value in part.values),

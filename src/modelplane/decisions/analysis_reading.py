@@ -22,6 +22,7 @@ from modelplane.decisions.analysis_inputs import (
 )
 from modelplane.stats.dispersion import phi, stack_dispersion
 from modelplane.stats.latency import QUANTILES
+from modelplane.stats.rewards import lower_mean_bound, mean_e_value, upper_mean_bound
 from modelplane.stats.sequential import (
     e_value,
     faster_best_log_wealth,
@@ -162,9 +163,32 @@ def _read_outcomes(
         lower_bound(tests, scatter, betas),
         margin_log_wealth(tests, scatter),
     )
-    return [
+    readings = [
         OutcomeReading(*row) for row in zip(*(column.tolist() for column in columns), strict=True)
     ]
+    return [
+        _read_means(metric, beta) or reading
+        for metric, beta, reading in zip(metrics, betas, readings, strict=True)
+    ]
+
+
+def _read_means(metric: MetricEvidence, beta: float) -> OutcomeReading | None:
+    """Numbers of a metric that is judged by numbers or pairs; None for any other.
+
+    They are taken as independent: phi is 1, and no few of them are too few.
+    """
+    if metric.means is None:
+        return None
+    e = mean_e_value(metric.means)
+    return OutcomeReading(
+        phi=1.0,
+        stable_rate=metric.means.stable_mean or 0.0,
+        e_value=e,
+        counted_e_value=e,
+        upper=upper_mean_bound(metric.means, beta),
+        lower=lower_mean_bound(metric.means, beta),
+        margin_log_wealth=0.0,
+    )
 
 
 def _read_latencies(

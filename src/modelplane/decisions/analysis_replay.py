@@ -30,6 +30,8 @@ from modelplane.resources.strategy import Analysis
 Truth = Literal["healthy", "harmful", "unknown"]
 Said = Literal["rollback", "promote", "nothing"]
 
+_HARMFUL = {Reason.HARM, Reason.CLAWED_BACK, Reason.ROLLBACK_REQUESTED}
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedRollout:
@@ -115,7 +117,7 @@ def judge_truth(rollout: Rollout, after: Rollout | None) -> Truth:
     """
     status = rollout.status
     if status.phase == "RolledBack":
-        return "harmful" if status.reason in {Reason.HARM, Reason.ROLLBACK_REQUESTED} else "unknown"
+        return "harmful" if status.reason in _HARMFUL else "unknown"
     if status.phase != "Promoted":
         return "unknown"
     stable = rollout.spec.stable

@@ -24,7 +24,9 @@ from modelplane.decisions.analysis_findings import (
 )
 from modelplane.decisions.analysis_inputs import (
     ERRORS,
+    LABEL_METRICS,
     LATENCY,
+    LOSS,
     AnalysisSettings,
     MetricSettings,
 )
@@ -114,7 +116,9 @@ class _Case:
             and not any(part.harm for part in slices)
         )
         compared = state.compared
-        needed = [m.requests_still_needed for m in metrics if m.verdict == "undecided"]
+        # How many labels are missing says nothing of requests.
+        counted = [m for m in metrics if m.name not in LABEL_METRICS]
+        needed = [m.requests_still_needed for m in counted if m.verdict == "undecided"]
         known = [count for count in needed if count is not None]
         errors = next(
             reading
@@ -249,14 +253,14 @@ class _Case:
     def _judge_outcome(
         self, metric: MetricEvidence, reading: OutcomeReading, harmed: bool
     ) -> MetricVerdict:
+        declared = self.declared.get(metric.name) or MetricSettings(metric.name)
         margin = metric.margin
         if margin is not None:
             # An edited margin takes effect at once; the tests keep the one they began with.
-            declared = self.declared.get(metric.name)
-            margin = (declared.margin if declared else None) or margin
+            margin = declared.margin or margin
         passes = margin is not None and reading.upper <= margin
         needed = None
-        if margin is not None and not passes and not harmed:
+        if margin is not None and not passes and not harmed and metric.means is None:
             share = self._candidate_share()
             beta = self.settings.beta
             total = reading.phi * requests_needed(reading.stable_rate, share, margin, beta)
@@ -264,14 +268,23 @@ class _Case:
             needed = max(1, math.ceil(share * left))
         verdict = _verdict_name(harmed, passes)
         stable, candidate = metric.stable.rate, metric.candidate.rate
+        if metric.means is not None:
+            stable, candidate = metric.means.stable_mean, metric.means.candidate_mean
+        stable, candidate = declared.natural(stable), declared.natural(candidate)
+        lower, upper = reading.lower, reading.upper
+        if metric.name in LABEL_METRICS:
+            span = declared.high - declared.low
+            rises = metric.name == LOSS
+            lower, upper = (lower * span, upper * span) if rises else (-upper * span, -lower * span)
+            margin = None if margin is None else margin * span
         return MetricVerdict(
             name=metric.name,
             verdict=verdict,
             stable=stable,
             candidate=candidate,
             difference=None if stable is None or candidate is None else candidate - stable,
-            lower=reading.lower,
-            upper=reading.upper,
+            lower=lower,
+            upper=upper,
             margin=margin,
             e_value=combine(reading.e_value, self.reading.e_values_of_slices)
             if metric.name == ERRORS

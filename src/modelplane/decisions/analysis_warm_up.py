@@ -11,6 +11,7 @@ from datetime import datetime
 
 from modelplane.decisions.analysis_evidence import EvidenceState, MetricEvidence
 from modelplane.decisions.analysis_inputs import ERRORS, LATENCY, AnalysisSettings
+from modelplane.decisions.analysis_numbers import arm_numbers
 from modelplane.decisions.analysis_slices import arm_slices
 from modelplane.stats.latency import (
     DEFAULT_SLOWDOWN,
@@ -47,6 +48,8 @@ def arm_warm_metrics(state: EvidenceState, settings: AnalysisSettings) -> Eviden
         elif metric.name == LATENCY:
             armed = _arm_latency(metric, declared[LATENCY])
             metrics.append(_settle(armed, {}, state.last_at))
+        elif metric.means is not None:
+            metrics.append(arm_numbers(metric, declared[metric.name], settings))
         else:
             margin = declared[metric.name] or settings.default_margin(
                 float(metric.tests.stable_rate[0])

@@ -18,7 +18,10 @@ from modelplane.decisions.roles import (
     BUILT_IN_BINDINGS,
     BUILT_IN_ROLE_NAMES,
     BUILT_IN_ROLES,
+    TRAINING_REGISTERS,
+    TRAINING_RULES,
 )
+from modelplane.decisions.training_names import model_of_group
 from modelplane.expressions.cedar import CedarPolicies, CedarPolicy, CedarRequest, Pairs
 from modelplane.resources.approval import Approval
 from modelplane.resources.contract import Contract
@@ -32,6 +35,7 @@ from modelplane.resources.replica import Replica
 from modelplane.resources.role import Role, RoleBinding, RoleRule, Verb
 from modelplane.resources.rollout import Rollout
 from modelplane.resources.traffic_policy import TrafficPolicy
+from modelplane.resources.training import TrainingRun, TrainingTrigger
 
 __all__ = [
     "ADMIN_GROUP",
@@ -176,7 +180,9 @@ class Authority:
 
     def is_limited_to_models(self, subject: Subject) -> bool:
         """Whether some of what `subject` may do depends on the model."""
-        return any(_names_models(binding) for binding in self.bindings_of(subject))
+        return any(map(model_of_group, subject.groups)) or any(
+            _names_models(binding) for binding in self.bindings_of(subject)
+        )
 
     def _request(self, groups: Iterable[str], access: Access) -> CedarRequest:
         return CedarRequest(
@@ -201,6 +207,7 @@ class Authority:
             for rule in role.spec.rules:
                 name = f"{spec.role}/{rule.name}@{binding.metadata.name}"
                 yield _policy(rule, name, binding=binding)
+        yield from _training_policies(groups)
         yield CedarPolicy(
             ONLY_ADMIN_GRANTS,
             verbs=_GRANTING_VERBS,
@@ -241,7 +248,14 @@ def model_of(resource: Resource[Any, Any]) -> str | None:
             return resource.metadata.name
         case ModelVersion() | AliasMove() | ModelDeployment():
             return resource.spec.model
-        case Approval() | StageResult() | Contract() | TrafficPolicy():
+        case (
+            Approval()
+            | StageResult()
+            | Contract()
+            | TrafficPolicy()
+            | TrainingTrigger()
+            | TrainingRun()
+        ):
             return resource.spec.model
         case Promotion() | Replica():
             return resource.spec.revision.model
@@ -255,6 +269,22 @@ def model_of(resource: Resource[Any, Any]) -> str | None:
 def labels_of(model: Model | None) -> Pairs:
     """Return the labels of a model as `Access` has them; none of one that does not exist."""
     return tuple(sorted(model.metadata.labels.items())) if model is not None else ()
+
+
+def _training_policies(groups: frozenset[str]) -> Iterable[CedarPolicy]:
+    """Return what the tokens of trainings may do: a group of theirs stands for one model."""
+    for group in sorted(groups):
+        model = model_of_group(group)
+        if model is None:
+            continue
+        for rule in (*TRAINING_RULES, TRAINING_REGISTERS):
+            yield CedarPolicy(
+                f"training/{rule.name}@training",
+                groups=(group,),
+                verbs=tuple(rule.verbs),
+                kinds=tuple(rule.kinds),
+                models=(model,) if rule is TRAINING_REGISTERS else (),
+            )
 
 
 def _policy(rule: RoleRule, id: str, *, binding: RoleBinding | None = None) -> CedarPolicy:

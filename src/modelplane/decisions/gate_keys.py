@@ -21,6 +21,7 @@ from modelplane.decisions.gate_runs import digest_json
 from modelplane.resources.checks import (
     AccuracyCheck,
     CommandCheck,
+    DataCheck,
     LatencyCheck,
     ParityCheck,
     SchemaCheck,
@@ -103,6 +104,8 @@ def why_never_reused(stage: Stage, datasets: Sequence[DataInput]) -> str:
             return f"the content of {data.name} is not known: it was registered without a digest"
     if isinstance(check, ParityCheck):
         return "it asks what runs in the environments just now"
+    if isinstance(check, DataCheck):
+        return "it asks what production is asked just now"
     if isinstance(check, SecurityScanCheck) and check.vulnerabilities:
         return f"the content of {check.vulnerabilities} is not known here"
     if isinstance(check, CommandCheck):

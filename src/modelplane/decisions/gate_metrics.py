@@ -20,6 +20,7 @@ _FIXED: dict[str, tuple[str, ...]] = {
     "schema": ("schema_breaks",),
     "contract": ("contracts_verified", "contracts_broken"),
     "parity": ("parity_differences",),
+    "data": ("data_psi", "data_columns_different"),
 }
 
 

@@ -188,15 +188,36 @@ def _with_analysis(strategy: Strategy, analysis: Analysis) -> Strategy:
     return strategy
 
 
-def hook_statuses(hooks: Sequence[str], strategy: Strategy | None = None) -> tuple[HookStatus, ...]:
+def watches_drift(hooks: Sequence[str]) -> bool:
+    """Whether drift is among what the hooks watch."""
+    return any(hook.watches == "drift" for hook in filter(None, map(_find, hooks)))
+
+
+def hook_statuses(
+    hooks: Sequence[str], strategy: Strategy | None = None, *, keeps_predictions: bool = True
+) -> tuple[HookStatus, ...]:
     """Return what each hook watches, or what it waits for.
 
     `strategy` is the one it is to watch; one that compares nothing has nothing to be watched.
+    Drift is watched in the predictions that the deployment keeps.
     """
     blind = strategy.type if strategy is not None and strategy.analysis is None else ""
     analysis = apply_hooks(strategy, hooks).analysis if strategy is not None else None
     rules = {rule.name: rule for rule in analysis.metrics} if analysis is not None else {}
-    return tuple(_status(text, _find(text), rules, blind) for text in hooks)
+    return tuple(
+        _drift_status(text, keeps_predictions)
+        if watches_drift([text])
+        else _status(text, _find(text), rules, blind)
+        for text in hooks
+    )
+
+
+def _drift_status(text: str, keeps_predictions: bool) -> HookStatus:
+    if not keeps_predictions:
+        message = "the deployment keeps no predictions: write `predictions: {}` in its spec"
+        return HookStatus(hook=text, state="waiting", message=message)
+    message = "holds the ramp while the version's inputs or outputs are not as in its reference"
+    return HookStatus(hook=text, state="active", message=message)
 
 
 def _find(text: str) -> Hook | None:
@@ -212,9 +233,6 @@ def _status(
     if hook is None:
         message = f"not a hook that is known; known are {_KNOWN}"
         return HookStatus(hook=text, state="waiting", message=message)
-    if hook.watches == "drift":
-        message = "kept; it watches once drift detection is there"
-        return HookStatus(hook=hook.text, state="waiting", message=message)
     if blind:
         message = f"{blind} compares nothing: use canary, rolling, shadow or ab"
         return HookStatus(hook=hook.text, state="waiting", message=message)

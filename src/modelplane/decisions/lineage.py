@@ -105,10 +105,14 @@ def data_of(reference: DatasetReference, index: RegistryIndex) -> Data:
 def run_id_of(version: ModelVersion) -> str | None:
     """Return the id of the run that made a version, or None when nothing is known of it.
 
+    A TrainingRun goes before the run of a tracker that it may have been as well.
+
     Where the run has no name of its own, it is the version's: two versions from one commit and
     one command may come from two runs.
     """
     training = version.spec.training
+    if training.training_run:
+        return f"run/{training.training_run}"
     if training.run_id != UNKNOWN:
         return f"run/{training.run_id}"
     known = {training.git_commit, training.command} - {UNKNOWN}
@@ -368,6 +372,8 @@ def _find_reference(index: RegistryIndex, data: Data) -> DatasetReference | None
 
 def _facts_of_run(training: Training) -> dict[str, Any]:
     facts = {
+        "trainingRun": training.training_run,
+        "trackedAs": training.run_id if training.training_run else None,
         "gitCommit": training.git_commit,
         "gitDirty": training.git_dirty,
         "gitRemote": training.git_remote,

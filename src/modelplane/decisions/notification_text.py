@@ -26,11 +26,21 @@ _TITLES: dict[EventType, str] = {
     "gate.passed": "Gates passed",
     "gate.failed": "Gates failed",
     "alias.put_back": "Alias put back",
+    "playbook.started": "Repair begun",
+    "playbook.done": "Repair done",
+    "playbook.escalated": "Repair needs a person",
+    "playbook.question": "Repair asks",
+    "training.started": "Training started",
+    "training.done": "Training done",
+    "training.failed": "Training failed",
+    "alert.firing": "Alert",
+    "alert.resolved": "Alert over",
     "channel.test": "Test",
 }
 _FACTS = (
     ("Model", "model"), ("Version", "version"), ("Promotion", "promotion"), ("Run", "run"),
     ("Pipeline", "pipeline"), ("Policy", "policy"), ("Traffic policy", "trafficPolicy"),
+    ("Playbook", "playbook"), ("Step", "step"), ("Alert", "alert"),
     ("Author", "author"), ("Requested by", "requester"), ("Expires", "expiresAt"),
     ("Reason", "reason"),
 )  # fmt: skip

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from modelplane.decisions.comparison import keeps_answers
+from modelplane.resources.meta import Condition
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.replica import Replica
 from modelplane.resources.revision import Revision
@@ -18,6 +20,9 @@ from modelplane.resources.traffic_split import TrafficSplit
 
 RETRY_FAILED_AFTER_S = 30.0
 """A replica of stable that could not start is replaced after this many seconds."""
+
+LOG_CONDITION = "PredictionsLogged"
+"""Type of a deployment's condition; there only while its spec has `predictions`."""
 
 _READINESS = {"Ready": 0, "NotReady": 1, "Starting": 2, "Preparing": 3, "Pending": 4, "Failed": 5}
 
@@ -30,6 +35,8 @@ class PlacementDecision:
     ----------
     create
         (revision, index) of replicas to make.
+    change
+        Running replicas whose spec changes in place, as it should be.
     stop
         Running replicas to ask to drain and stop.
     delete
@@ -42,6 +49,7 @@ class PlacementDecision:
     stop: tuple[Replica, ...] = ()
     delete: tuple[Replica, ...] = ()
     requeue_after_s: float | None = None
+    change: tuple[Replica, ...] = ()
 
 
 def stable_count(deployment: ModelDeployment, running: Sequence[Rollout]) -> int:
@@ -143,7 +151,35 @@ def decide_placement(
         create += [(revision, index) for index in free][: count - len(keep)]
     surplus = [replica for replica in replicas if replica.metadata.name not in wanted]
     stop, delete = _retire(surplus, split)
-    return PlacementDecision(tuple(create), stop, delete, requeue_after_s)
+    log = deployment.spec.predictions
+    change = tuple(
+        replica.with_spec(predictions=log)
+        for replica in replicas
+        if replica not in stop and not replica.spec.stopped and replica.spec.predictions != log
+    )
+    return PlacementDecision(tuple(create), stop, delete, requeue_after_s, change)
+
+
+def log_condition(deployment: ModelDeployment, replicas: Sequence[Replica]) -> Condition | None:
+    """Return whether predictions are logged as they should be; None when none should.
+
+    Only modelplane's own model server has a log; what a version's own command serves has none.
+    """
+    if deployment.spec.predictions is None:
+        return None
+    without = {
+        replica.spec.revision.version
+        for replica in replicas
+        if not replica.spec.stopped and not keeps_answers(replica.spec.revision.artifact.format)
+    }
+    versions = ", ".join(sorted(without))
+    return Condition(
+        type=LOG_CONDITION,
+        status="False" if without else "True",
+        reason="OwnServer" if without else "Logged",
+        message=f"{versions}: a server of its own has no log of predictions" if without else "",
+        observed_generation=deployment.metadata.generation,
+    )
 
 
 def decide_removal(replicas: Sequence[Replica], split: TrafficSplit | None) -> PlacementDecision:

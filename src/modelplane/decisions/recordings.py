@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from modelplane.decisions.analysis_inputs import Outcomes, Tick, VersionCounts
+from modelplane.decisions.analysis_inputs import (
+    LabelCounts,
+    Numbers,
+    Outcomes,
+    Tick,
+    VersionCounts,
+)
 from modelplane.errors import InvalidResource
 
 CHUNK_TICKS = 10
@@ -24,9 +30,9 @@ CHUNK_TICKS = 10
 KEPT_ROLLOUTS = 20
 """Of one deployment; the recording of the one before these is removed."""
 
-_FORMAT = 2
-_READABLE = (1, 2)
-"""In the first format there were no slices and no compared answers."""
+_FORMAT = 3
+_READABLE = (1, 2, 3)
+"""In the first format there were no slices and no compared answers, in the second no labels."""
 
 
 def chunk_name(rollout_uid: str, index: int) -> str:
@@ -83,6 +89,7 @@ def encode_ticks(ticks: Sequence[Tick]) -> str:
             tick.seconds,
             _pack(tick.stable),
             _pack(tick.candidate),
+            *([_pack_labels(tick.labels)] if tick.labels is not None else []),
         ]
         for tick in ticks
     ]
@@ -103,8 +110,9 @@ def decode_ticks(text: str) -> tuple[Tick, ...]:
             seconds=seconds,
             stable=_unpack(stable),
             candidate=_unpack(candidate),
+            labels=_unpack_labels(labels[0]) if labels else None,
         )
-        for proxy, boot_id, sequence, at, step_id, seconds, stable, candidate in rows
+        for proxy, boot_id, sequence, at, step_id, seconds, stable, candidate, *labels in rows
     )
 
 
@@ -142,3 +150,28 @@ def _pack_outcomes(outcomes: Mapping[str, Outcomes]) -> dict[str, list[int]]:
 
 def _unpack_outcomes(packed: Mapping[str, Sequence[int]]) -> dict[str, Outcomes]:
     return {name: Outcomes(trials, failures) for name, (trials, failures) in packed.items()}
+
+
+def _pack_labels(labels: LabelCounts) -> list[Any]:
+    numbers = {
+        name: [one.earlier, one.stable, one.candidate, one.pairs]
+        for name, one in labels.numbers.items()
+    }
+    return [labels.predicted_at.isoformat(), _pack_outcomes(labels.earlier), numbers]
+
+
+def _unpack_labels(packed: Sequence[Any]) -> LabelCounts:
+    predicted_at, earlier, numbers = packed
+    return LabelCounts(
+        datetime.fromisoformat(predicted_at),
+        earlier=_unpack_outcomes(earlier),
+        numbers={
+            name: Numbers(
+                earlier=tuple(before),
+                stable=tuple(stable),
+                candidate=tuple(candidate),
+                pairs=tuple((ours, theirs) for ours, theirs in pairs),
+            )
+            for name, (before, stable, candidate, pairs) in numbers.items()
+        },
+    )

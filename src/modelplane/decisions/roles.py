@@ -31,20 +31,24 @@ NOT_RESOURCES = (
     "Audit",
     "Certificate",
     "Evidence",
+    "Feedback",
     "Lineage",
     "Metrics",
+    "Prediction",
     "Telemetry",
 )
 """What rules can name beside kinds: the files of versions, the audit log, bundles of evidence,
-the lineage graph, the metrics of the control plane itself, what agents count, and the certificates
-of their proxies with the authority that signs them."""
+the lineage graph, what models predicted and what turned out to be true, the metrics of the control
+plane itself, what agents count, and the certificates of their proxies with the authority that
+signs them."""
 
 THINGS: tuple[str, ...] = (*KINDS, *NOT_RESOURCES)
 """Everything that rules can name as a kind."""
 
 READS: tuple[Verb, ...] = ("get", "list", "watch", "download")
-_TELLING = frozenset({"Audit", "Evidence", "Notification", "Token"})
-"""Who did what and who was told what, and who may come in: not for everybody's eyes."""
+_TELLING = frozenset({"Audit", "Evidence", "Notification", "Prediction", "Token"})
+"""Who did what and who was told what, what people sent to models, and who may come in: not for
+everybody's eyes."""
 
 
 def _kinds(*without: str) -> tuple[str, ...]:
@@ -66,7 +70,8 @@ def _role(name: str, description: str, *rules: RoleRule) -> Role:
     )
 
 
-_RUN = _rule("run", ("run",), ("ValidationPipeline", "GateRun"))
+_RUN = _rule("run", ("run",), ("ValidationPipeline", "GateRun", "TrainingTrigger", "TrainingRun"))
+_LABEL = _rule("label", ("report",), ("Feedback",))
 _READ_ALL_BUT_TELLING = _rule("read", READS, _kinds(*_TELLING))
 
 BUILT_IN_ROLES: tuple[Role, ...] = (
@@ -81,6 +86,7 @@ BUILT_IN_ROLES: tuple[Role, ...] = (
             ("Artifact", "Model", "ModelVersion", "Dataset", "DatasetVersion", "Contract"),
         ),
         _RUN,
+        _LABEL,
         _rule(
             "deploy",
             ("apply", "delete", "steer", "promote"),
@@ -93,17 +99,22 @@ BUILT_IN_ROLES: tuple[Role, ...] = (
         "approver",
         "Reads, and answers the approvals whose policy names it; may delegate that.",
         _READ_ALL_BUT_TELLING,
-        _rule("answer", ("approve",), ("Approval",)),
+        _rule("answer", ("approve",), ("Approval", "PlaybookRun")),
         _rule("delegate", ("act",), ("Delegation",)),
     ),
     _role(
         "operator",
         "Reads, the audit log included; steers rollouts and takes traffic policies away "
-        "everywhere, runs pipelines, and has notifications sent again.",
+        "everywhere, runs pipelines, has notifications sent again; writes alert rules and "
+        "silences; runs and answers playbooks, and writes those whose steps it may do itself.",
         _rule("read", READS, _kinds("Token")),
         _rule("steer", ("steer",), ("ModelDeployment", "Rollout")),
         _rule("withdraw", ("delete",), ("TrafficPolicy",)),
+        _rule("watch", ("apply", "delete"), ("AlertRules", "Silence")),
+        _rule("repair", ("apply", "delete", "run"), ("Playbook",)),
+        _rule("intervene", ("run", "approve"), ("PlaybookRun",)),
         _RUN,
+        _LABEL,
         _rule("replay", ("act",), ("Notification",)),
     ),
     _role(
@@ -117,8 +128,9 @@ BUILT_IN_ROLES: tuple[Role, ...] = (
         _rule("see", ("list", "watch"), ("Environment", "Job", "Replica", "TrafficSplit")),
         _rule("carry", ("upload", "download"), ("Artifact",)),
         _rule("report", ("status",), tuple(sorted(AGENT_KINDS))),
-        _rule("count", ("report",), ("Telemetry",)),
+        _rule("count", ("report",), ("Prediction", "Telemetry")),
         _rule("identify", ("get", "act"), ("Certificate",)),
+        _rule("train", ("act",), ("TrainingRun",)),
     ),
     _role(
         "admin",
@@ -147,4 +159,17 @@ FIRST_BINDINGS: tuple[RoleBinding, ...] = tuple(
 """Made at the first start; people may change or delete them."""
 
 BUILT_IN_ROLE_NAMES = frozenset(role.metadata.name for role in BUILT_IN_ROLES)
+TRAINING_RULES = (
+    _rule(
+        "see",
+        ("get", "list", "download"),
+        ("Model", "ModelVersion", "Dataset", "DatasetVersion", "Artifact", "TrainingRun"),
+    ),
+    _rule("describe-data", ("upload", "apply"), ("Artifact", "Dataset", "DatasetVersion")),
+)
+"""What the token of a training may do besides registering versions of its model."""
+
+TRAINING_REGISTERS = _rule("register", ("apply",), ("ModelVersion",))
+"""What it may do to its own model only."""
+
 BUILT_IN_BINDING_NAMES = frozenset(binding.metadata.name for binding in BUILT_IN_BINDINGS)

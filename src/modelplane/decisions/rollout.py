@@ -44,6 +44,7 @@ from modelplane.decisions.rollout_shadow import (
     describe_difference,
 )
 from modelplane.resources.environment import EnvironmentSpec
+from modelplane.resources.meta import Condition, set_condition
 from modelplane.resources.model_deployment import (
     ModelDeployment,
     ModelDeploymentSpec,
@@ -53,8 +54,12 @@ from modelplane.resources.rollout import FINISHED_ROLLOUT, Rollout, RolloutSpec,
 from modelplane.resources.strategy import AllAtOnceStrategy, CanaryStrategy, Strategy
 from modelplane.resources.traffic_policy import TrafficPolicy
 
+DRIFTED = "Drifted"
+"""Condition of a rollout that drift holds, where drift is to hold it."""
+
 __all__ = [
     "AUTO_STEPS_PCT",
+    "DRIFTED",
     "IDLE_BELOW_RPS",
     "STALE_AFTER_S",
     "TICK_S",
@@ -154,6 +159,12 @@ def decide_rollout(
     strategy = observed.strategy
     if _has_failed_to_start(moment):
         return _fail(moment)
+    if (limited := _keep_limit(moment)) is not None:
+        return limited
+    if status.reason == Reason.LIMITED:
+        # Nobody met the candidate meanwhile perhaps: the ramp begins again at its first step.
+        moment = moment.with_status(ramp_started_at=None, holdback_at=None)
+        return _decide_before_traffic(moment)
     if status.phase in {"Pending", "Deploying"} and not status.ramp_started_at:
         return _decide_before_traffic(moment)
     if spec.request and spec.request.action == "promote":
@@ -162,7 +173,23 @@ def decide_rollout(
         return _begin_again(moment)
     if spec.paused:
         return moment.hold(Reason.PAUSED, "paused by hand", phase="Paused")
-    return _decide_by_strategy(moment)
+    return _hold_while_drifted(moment, _decide_by_strategy(moment))
+
+
+def _hold_while_drifted(moment: Moment, decision: RolloutDecision) -> RolloutDecision:
+    """Hold instead of what would give the candidate more, while its values drift.
+
+    Drift alone is no fault of a version, so nothing is taken back for it.
+    """
+    before, after = moment.status, decision.status
+    grows = (
+        decision.verdict is Verdict.PROMOTE
+        or after.weight_pct > before.weight_pct
+        or (after.candidate_replicas or 0) > (before.candidate_replicas or 0)
+    )
+    if not moment.observed.drift or not grows:
+        return decision
+    return moment.hold(Reason.DRIFTED, moment.observed.drift)
 
 
 def _decide_by_strategy(moment: Moment) -> RolloutDecision:
@@ -195,7 +222,27 @@ def _start(
         moment = moment.with_status(mirror_pct=0.0)
     if strategy.canary is None:
         moment = moment.with_status(holdback_at=None)
-    return moment
+    return _tell_drift(moment)
+
+
+def _tell_drift(moment: Moment) -> Moment:
+    """Record that drift was seen, and that it is over; what never was is not told."""
+    drift, conditions = moment.observed.drift, moment.status.conditions
+    before = next((c for c in conditions if c.type == DRIFTED), None)
+    if not drift and (before is None or before.status == "False"):
+        return moment
+    condition = Condition(
+        type=DRIFTED,
+        status="True" if drift else "False",
+        reason="Drifted" if drift else "Stable",
+        message=drift or "its values are as in the reference again",
+    )
+    if before is not None and (before.status, before.message) == (
+        condition.status,
+        condition.message,
+    ):
+        return moment
+    return moment.with_status(conditions=set_condition(conditions, condition, moment.now))
 
 
 def _decide_end(moment: Moment) -> RolloutDecision | None:
@@ -213,6 +260,9 @@ def _decide_end(moment: Moment) -> RolloutDecision | None:
     if judgement and judgement.harm:
         if strategy.ab is not None:
             moment = moment.with_status(verdict="harm")
+        if moment.status.holdback_at is not None:
+            message = f"the verdict was good and is taken back: {judgement.sentence}"
+            return moment.finish(Verdict.ROLL_BACK, Reason.CLAWED_BACK, message)
         return moment.finish(Verdict.ROLL_BACK, Reason.HARM, judgement.sentence)
     if judgement and strategy.shadow and answers_differ(strategy.shadow, judgement):
         message = describe_difference(judgement, strategy.shadow)
@@ -260,6 +310,21 @@ def _decide_before_traffic(moment: Moment) -> RolloutDecision:
     if strategy.ab is not None:
         return begin_ab(moment, strategy.ab)
     return begin_canary(moment, strategy.canary or CanaryStrategy())
+
+
+def _keep_limit(moment: Moment) -> RolloutDecision | None:
+    """Keep the weight at what a playbook allows; None without a limit.
+
+    Who asks for the promotion by hand has decided about that too.
+    """
+    limit, request = moment.spec.limit, moment.spec.request
+    if limit is None or (request is not None and request.action == "promote"):
+        return None
+    message = f"playbook run {limit.run} allows {limit.weight_pct:g} % at the most"
+    if moment.status.weight_pct > limit.weight_pct:
+        return moment.advance(limit.weight_pct, Reason.LIMITED, message)
+    has_traffic = moment.status.ramp_started_at is not None
+    return moment.hold(Reason.LIMITED, message, phase="Ramping" if has_traffic else "Deploying")
 
 
 def _hold_until_whole(moment: Moment) -> RolloutDecision | None:

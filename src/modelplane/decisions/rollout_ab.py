@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
+from modelplane.decisions.analysis_inputs import LABEL_METRICS
 from modelplane.decisions.rollout_moment import Moment, Reason, RolloutDecision, Verdict
 from modelplane.resources.revision import Revision
-from modelplane.resources.rollout import AbVerdict, Rollout, RolloutSpec
+from modelplane.resources.rollout import AbVerdict, Judgement, Rollout, RolloutSpec
 from modelplane.resources.strategy import AbStrategy, Arm
 from modelplane.resources.versions import parse_version
 
@@ -46,7 +47,7 @@ def decide_ab(moment: Moment, ab: AbStrategy) -> RolloutDecision:
     left_s = ab.duration_s - moment.running_for_s
     if left_s <= 0:
         verdict = "pass" if moment.passes else "undecided"
-        said = judgement.sentence if judgement is not None else "no request met the version"
+        said = _describe(judgement) if judgement is not None else "no request met the version"
         message = f"the test is over, {verdict}: {said}"
         return moment.with_status(verdict=verdict).finish(
             Verdict.CONCLUDE, Reason.TEST_OVER, message
@@ -60,6 +61,12 @@ def decide_ab(moment: Moment, ab: AbStrategy) -> RolloutDecision:
     if unknown is not None or judgement is None:
         return unknown or moment.hold(Reason.WAITING_FOR_TRAFFIC, "no request has met it yet")
     return moment.hold(Reason.COMPARING, judgement.sentence, after_s=left_s)
+
+
+def _describe(judgement: Judgement) -> str:
+    """The judgement, and by how much the version is better or worse by labels and rewards."""
+    told = [m.sentence for m in judgement.metrics if m.name in LABEL_METRICS and judgement.passes]
+    return "; ".join([judgement.sentence, *told])
 
 
 def last_verdict(

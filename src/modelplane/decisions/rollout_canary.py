@@ -30,7 +30,7 @@ def begin_canary(moment: Moment, canary: CanaryStrategy) -> RolloutDecision:
     if has_traffic and judgement is not None and not judgement.warm:
         message = "learning what is normal for stable"
         return moment.hold(Reason.WARMING_UP, message, phase="Deploying")
-    first = ramp_steps(canary)[0]
+    first = min(ramp_steps(canary)[0], moment.label_cap_pct)
     whose = "those the predicate holds for" if canary.predicate else "traffic"
     return moment.advance(first, Reason.FIRST_STEP, f"ready: the first {first:g} % of {whose}")
 
@@ -50,15 +50,18 @@ def decide_canary(moment: Moment, canary: CanaryStrategy) -> RolloutDecision:
     if (waiting := moment.hold_until_applied()) is not None:
         return waiting
     if status.weight_pct == 0:
-        message = f"the strategy is a canary now: the first {steps[0]:g} %"
-        return moment.advance(steps[0], Reason.STRATEGY_CHANGED, message)
+        first = min(steps[0], moment.label_cap_pct)
+        message = f"the strategy is a canary now: the first {first:g} %"
+        return moment.advance(first, Reason.STRATEGY_CHANGED, message)
     nobody = f"no request has met the candidate at {status.weight_pct:g} % yet"
     judgement = moment.observed.judgement
     unknown = moment.hold_until_known(nobody)
     if unknown is not None or judgement is None:
         return unknown or moment.hold(Reason.WAITING_FOR_TRAFFIC, nobody)
     wait_s = canary.analysis.interval_s - moment.applied_for_s
-    allowed_pct = 100.0 if judgement.passes else judgement.allowed_weight_pct
+    allowed_pct = 100.0
+    if not judgement.passes:
+        allowed_pct = min(judgement.allowed_weight_pct, moment.label_cap_pct)
     target = _next_weight(canary, status.weight_pct, allowed_pct)
     if target is not None:
         if wait_s > 0:
@@ -81,7 +84,11 @@ def decide_canary(moment: Moment, canary: CanaryStrategy) -> RolloutDecision:
 
 
 def _decide_holdback(moment: Moment, canary: CanaryStrategy) -> RolloutDecision:
-    """Decide after the verdict, while some users stay on stable: only time is missing."""
+    """Decide after the verdict, while some users stay on stable: only time is missing.
+
+    Where a metric needs labels it lasts until those of the verdict's day have come at least; harm
+    that they show takes everything back before this is asked.
+    """
     holdback, began = canary.holdback, moment.status.holdback_at
     if holdback is None or began is None:
         message = "the verdict was good, and the strategy holds nobody back any more"
@@ -91,7 +98,9 @@ def _decide_holdback(moment: Moment, canary: CanaryStrategy) -> RolloutDecision:
     if moment.status.weight_pct != 100.0 - holdback.percentage:
         message = f"the strategy now holds {holdback.percentage:g} % back"
         return moment.advance(100.0 - holdback.percentage, Reason.STRATEGY_CHANGED, message)
-    left_s = holdback.for_s - (moment.now - began).total_seconds()
+    labels = moment.observed.labels
+    least_s = max(holdback.for_s, labels.horizon_s if labels is not None else 0.0)
+    left_s = least_s - (moment.now - began).total_seconds()
     if left_s > 0:
         message = f"the verdict was good; {holdback.percentage:g} % stay on stable for a while"
         return moment.hold(Reason.HOLDBACK, message, after_s=left_s)

@@ -13,6 +13,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
+from modelplane.decisions.analysis_inputs import LABEL_METRICS
+from modelplane.resources.monitoring import Labels
 from modelplane.resources.replica import Replica
 from modelplane.resources.rollout import (
     Judgement,
@@ -58,6 +60,7 @@ class Reason(StrEnum):
     POLICY_GONE = "PolicyGone"
     ROLLBACK_REQUESTED = "RollbackRequested"
     HARM = "Harm"
+    CLAWED_BACK = "ClawedBack"
     ANSWERS_DIFFER = "AnswersDiffer"
     START_FAILED = "StartFailed"
     STARTING = "Starting"
@@ -68,6 +71,8 @@ class Reason(StrEnum):
     SWITCHED = "Switched"
     PROMOTE_REQUESTED = "PromoteRequested"
     PAUSED = "Paused"
+    DRIFTED = "Drifted"
+    LIMITED = "WeightLimited"
     WARMING_UP = "WarmingUp"
     FIRST_STEP = "FirstStep"
     NOT_APPLIED = "WeightNotApplied"
@@ -138,6 +143,8 @@ class RolloutObservation:
         Whether something else became stable since the rollout began.
     policy_gone
         Whether its traffic policy was deleted.
+    labels
+        How labels are read, where a metric needs them; None where none does.
     """
 
     uid: str
@@ -149,6 +156,8 @@ class RolloutObservation:
     restores_warm: bool = False
     stable_changed: bool = False
     policy_gone: bool = False
+    drift: str = ""
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +249,16 @@ class Moment:
         """Whether every metric passes on evidence of the present step."""
         judgement = self.observed.judgement
         return judgement is not None and judgement.passes and self.has_present_evidence
+
+    @property
+    def label_cap_pct(self) -> float:
+        """The largest weight while a metric that needs labels is undecided; else 100."""
+        labels, judgement = self.observed.labels, self.observed.judgement
+        if labels is None:
+            return 100.0
+        judged = [m for m in judgement.metrics if m.name in LABEL_METRICS] if judgement else []
+        is_decided = bool(judged) and all(metric.verdict == "pass" for metric in judged)
+        return 100.0 if is_decided else labels.max_weight
 
     @property
     def is_stale(self) -> bool:

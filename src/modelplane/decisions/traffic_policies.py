@@ -176,7 +176,7 @@ def admit_policy(
     _check(resolved, situation)
     result, merged = admit_plain(resolved, existing)
     promotions: list[Promotion] = []
-    warnings: list[str] = _warn_of_hooks(merged)
+    warnings: list[str] = _warn_of_hooks(merged, deployment)
     moved = deployment
     for version in _resolved_versions(merged, situation):
         lane = lane_of(merged.metadata.name, version.spec.version)
@@ -389,8 +389,12 @@ def _needs_promotion(
     )
 
 
-def _warn_of_hooks(policy: TrafficPolicy) -> list[str]:
-    statuses = hook_statuses(policy.spec.monitoring_hooks, policy.spec.traffic_rule)
+def _warn_of_hooks(policy: TrafficPolicy, deployment: ModelDeployment) -> list[str]:
+    statuses = hook_statuses(
+        policy.spec.monitoring_hooks,
+        policy.spec.traffic_rule,
+        keeps_predictions=deployment.spec.predictions is not None,
+    )
     return [f"{status.hook}: {status.message}" for status in statuses if status.state == "waiting"]
 
 

@@ -64,7 +64,11 @@ def decide_status(
         phase=phase,
         message=message,
         arms=arms,
-        hooks=hook_statuses(policy.spec.monitoring_hooks, policy.spec.traffic_rule),
+        hooks=hook_statuses(
+            policy.spec.monitoring_hooks,
+            policy.spec.traffic_rule,
+            keeps_predictions=deployment is not None and deployment.spec.predictions is not None,
+        ),
         gateway=gateway,
     )
     return _with_condition(status, policy.metadata.generation, now)

@@ -160,7 +160,7 @@ def load_flights() -> Flights:
     TerminalError
         The packages of the extra ``demo`` are not installed.
     """
-    pandas = _import_pandas()
+    pandas = import_pandas()
     folder = _data_folder()
     flights = pandas.read_csv(folder / "flights.csv.zip")
     weather = pandas.read_csv(folder / "weather.csv")
@@ -194,7 +194,8 @@ def load_flights() -> Flights:
     )
 
 
-def _import_pandas() -> Any:
+def import_pandas() -> Any:
+    """Return pandas; raises `TerminalError` with what to install when it is not there."""
     try:
         import pandas  # noqa: PLC0415
     except ImportError as error:
@@ -289,9 +290,9 @@ def train(version: str, out_dir: Path, flights: Flights | None = None) -> Traine
         The packages of the extra ``demo`` are not installed.
     """
     estimator = build_estimator(version)
-    pandas = _import_pandas()
+    pandas = import_pandas()
     training, holdout = split_offline(load_flights() if flights is None else flights, version)
-    with _one_thread():
+    with one_thread():
         started = time.perf_counter()
         estimator.fit(
             # A frame, so that the model keeps the names of its inputs.
@@ -303,7 +304,7 @@ def train(version: str, out_dir: Path, flights: Flights | None = None) -> Traine
         metrics = evaluate(estimator, holdout)
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / f"flights-{version}.skops"
-    _write_skops(estimator, path)
+    write_skops(estimator, path)
     return TrainedModel(
         version=version,
         path=path,
@@ -318,7 +319,7 @@ def train(version: str, out_dir: Path, flights: Flights | None = None) -> Traine
     )
 
 
-def _one_thread() -> AbstractContextManager[Any]:
+def one_thread() -> AbstractContextManager[Any]:
     """Keep OpenMP to one thread: on a busy machine two, which wait actively, take far longer."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
 
@@ -326,7 +327,8 @@ def _one_thread() -> AbstractContextManager[Any]:
     return limits
 
 
-def _write_skops(estimator: Any, path: Path) -> None:
+def write_skops(estimator: Any, path: Path) -> None:
+    """Write a fitted estimator, whole or not at all."""
     try:
         import skops.io  # noqa: PLC0415
     except ImportError as error:
@@ -352,7 +354,7 @@ def evaluate(estimator: Any, flights: Flights) -> dict[str, float]:
         roc_auc_score,
     )
 
-    frame = _import_pandas().DataFrame(flights.features, columns=list(FEATURES))
+    frame = import_pandas().DataFrame(flights.features, columns=list(FEATURES))
     predicted = estimator.predict(frame)
     scores = estimator.predict_proba(frame)[:, 1]
     return {
@@ -405,6 +407,8 @@ class FlightRequest:
     ----------
     row
         Its place among the flights.
+    id
+        The ``id`` of the body: day, user and row, by which a label can name it.
     user_id
         The value of ``x-user-id``.
     body
@@ -416,6 +420,7 @@ class FlightRequest:
     """
 
     row: int
+    id: str
     user_id: str
     body: bytes
     late: bool
@@ -425,10 +430,14 @@ class FlightRequest:
 def build_request(flights: Flights, row: int) -> FlightRequest:
     """Turn the flight at `row` into a request."""
     features = flights.features[row]
+    user_id = str(flights.user_ids[row])
+    request_id = f"{flights.days[row]}-{user_id}-{row}"
+    document = {"id": request_id, **build_infer_document(features)}
     return FlightRequest(
         row=row,
-        user_id=str(flights.user_ids[row]),
-        body=json.dumps(build_infer_document(features), separators=(",", ":")).encode(),
+        id=request_id,
+        user_id=user_id,
+        body=json.dumps(document, separators=(",", ":")).encode(),
         late=bool(flights.late[row]),
         incomplete=bool(np.isnan(features).any()),
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from time import perf_counter
@@ -198,6 +198,8 @@ class Replay:
         For one request, connecting included.
     headers
         Sent with each request, such as ``authorization``.
+    on_answer
+        Told of each request that got a prediction.
 
     Raises
     ------
@@ -214,6 +216,7 @@ class Replay:
         max_in_flight: int = 200,
         timeout_s: float = 10.0,
         headers: Mapping[str, str] | None = None,
+        on_answer: Callable[[FlightRequest], None] | None = None,
     ) -> None:
         if len(flights) == 0 or rate_per_s <= 0 or max_in_flight < 1:
             raise InvalidResource("a replay needs flights, a rate above 0 and room in flight")
@@ -221,6 +224,7 @@ class Replay:
         self._period_s = 1 / rate_per_s
         self._timeout_s = timeout_s
         self._connections = _ConnectionPool(url, headers or {})
+        self._on_answer = on_answer
         self._room = asyncio.Semaphore(max_in_flight)
         self._pacer: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -326,6 +330,8 @@ class Replay:
             return
         self._tally(assigned).shielded += assigned != version
         tally.outcomes[predicted, request.late] += 1
+        if self._on_answer is not None:
+            self._on_answer(request)
 
     def _record_failure(self, request: FlightRequest, version: str, cause: str) -> None:
         self._failures += 1

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from modelplane.client import Client
 from modelplane.demo.flights import TrainedModel, load_flights, train
 from modelplane.demo.replay import Replay, select_replay
+from modelplane.demo.reporting import Report, RolloutOutcome
 from modelplane.errors import TerminalError
 from modelplane.resources.dataset import DatasetReference
 from modelplane.resources.manifest import read_document
@@ -56,30 +55,6 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutOutcome:
-    """One rollout as the report tells it."""
-
-    version: str
-    environment: str
-    verdict: str
-    reason: str
-    candidate_requests: int
-    failed_requests: int
-    seconds: float
-
-
-@dataclass(slots=True)
-class Report:
-    """What ``--report`` writes."""
-
-    rollouts: list[RolloutOutcome] = field(default_factory=list)
-    client_failures: int = 0
-    platform_failures: int = 0
-    audit_verified: bool = False
-    seconds: float = 0.0
-
-
 async def run_demo(client: Client, rate_per_s: float, work_dir: Path, say: Say) -> Report:
     """Take three versions through a running modelplane and return what happened.
 
@@ -108,7 +83,7 @@ async def run_demo(client: Client, rate_per_s: float, work_dir: Path, say: Say) 
         say(f"trained {name} in {models[name].train_s:.1f} s: {_quality(models[name].metrics)}")
         await _push(client, name, models[name])
     await _first_version(client, report, say)
-    url = (await _call(client.get, ModelDeployment, NAME, "production")).status.url
+    url = (await call(client.get, ModelDeployment, NAME, "production")).status.url
     async with _replay(url, select_replay(flights), rate_per_s) as replay:
         say(f"replaying the flights that followed, {rate_per_s:g} a second, through {url}")
         await asyncio.sleep(BASELINE_S)
@@ -121,18 +96,19 @@ async def run_demo(client: Client, rate_per_s: float, work_dir: Path, say: Say) 
     snapshot = replay.snapshot()
     report.client_failures = snapshot.failures
     say(f"{snapshot.sent:,} requests, {snapshot.incomplete_sent:,} of them with weather missing")
-    await _account(client, report, snapshot.failures)
-    report.audit_verified = bool((await _call(client.verify_audit)).get("verified"))
+    await account(client, report, snapshot.failures)
+    report.audit_verified = bool((await call(client.verify_audit)).get("verified"))
     report.seconds = round(time.monotonic() - started, 1)
     return report
 
 
-async def _call(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+async def call(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Call the client, which blocks, in a thread."""
     return await asyncio.to_thread(function, *arguments, **named)
 
 
 async def _push(client: Client, name: str, model: TrainedModel) -> None:
-    await _call(
+    await call(
         client.push,
         NAME,
         VERSIONS[name],
@@ -155,42 +131,43 @@ async def _first_version(client: Client, report: Report, say: Say) -> None:
         "metadata": {"name": NAME, "environment": "staging"},
         "spec": {"version": VERSIONS["v1"]},
     }
-    await _call(client.apply, read_document(manifest), reason="demo")
-    await _follow(client, "v1", "staging", report, say)
+    await call(client.apply, read_document(manifest), reason="demo")
+    await follow(client, "v1", "staging", report, say)
     manifest["metadata"] = {"name": NAME, "environment": "production"}
     manifest["spec"] = {
         "version": VERSIONS["v1"],
         "replicas": 1,
         "strategy": {"canary": CANARY},
     }
-    await _call(client.apply, read_document(manifest), reason="demo")
-    await _follow(client, "v1", "production", report, say)
+    await call(client.apply, read_document(manifest), reason="demo")
+    await follow(client, "v1", "production", report, say)
 
 
 async def _roll_out(client: Client, name: str, environment: str, report: Report, say: Say) -> None:
-    await _call(client.promote, NAME, VERSIONS[name], to=environment, reason="demo")
-    await _follow(client, name, environment, report, say)
+    await call(client.promote, NAME, VERSIONS[name], to=environment, reason="demo")
+    await follow(client, name, environment, report, say)
 
 
-async def _follow(client: Client, name: str, environment: str, report: Report, say: Say) -> None:
+async def follow(client: Client, name: str, environment: str, report: Report, say: Say) -> None:
     """Wait for the newest promotion's rollout and tell what it does."""
     started = time.monotonic()
     told = ""
-    deployment = await _call(client.get, ModelDeployment, NAME, environment)
+    deployment = await call(client.get, ModelDeployment, NAME, environment)
     while time.monotonic() - started < ROLLOUT_TIMEOUT_S:
         await asyncio.sleep(0.3)
-        promotion = await _call(
+        promotion = await call(
             client.get, Promotion, deployment.status.promotion or "", environment
         )
         if promotion.status.rollout is None:
             continue
-        rollout = await _call(client.get, Rollout, promotion.status.rollout, environment)
+        rollout = await call(client.get, Rollout, promotion.status.rollout, environment)
         line = f"{rollout.status.phase} {rollout.status.weight_pct:g} %: {rollout.status.message}"
         if line != told:
             told = line
             say(f"{name} {environment}: {textwrap.shorten(line.splitlines()[0], 160)}")
         if rollout.finished and promotion.status.phase in FINISHED_PROMOTION:
-            report.rollouts.append(_outcome(rollout, environment, time.monotonic() - started))
+            seconds = time.monotonic() - started
+            report.rollouts.append(describe_rollout(rollout, environment, seconds))
             return
     raise TerminalError(
         f"{name} got no verdict in {environment} within {ROLLOUT_TIMEOUT_S:g} s",
@@ -198,7 +175,8 @@ async def _follow(client: Client, name: str, environment: str, report: Report, s
     )
 
 
-def _outcome(rollout: Rollout, environment: str, seconds: float) -> RolloutOutcome:
+def describe_rollout(rollout: Rollout, environment: str, seconds: float) -> RolloutOutcome:
+    """Return what the report says of a finished rollout."""
     verdicts = {"Promoted": "promoted", "RolledBack": "rolled_back"}
     return RolloutOutcome(
         version=rollout.spec.candidate.version,
@@ -221,9 +199,9 @@ async def _replay(url: str, flights: Any, rate_per_s: float) -> AsyncIterator[Re
         await replay.stop()
 
 
-async def _account(client: Client, report: Report, seen_by_clients: int) -> None:
+async def account(client: Client, report: Report, seen_by_clients: int) -> None:
     """Separate what versions failed in the clients' sight from what the platform failed."""
-    traffic = await _call(client.traffic, NAME, "production", seconds=3600)
+    traffic = await call(client.traffic, NAME, "production", seconds=3600)
     of_versions = sum(variant["clientFailures"] for variant in traffic["variants"])
     report.platform_failures = max(0, seen_by_clients - of_versions)
 
@@ -242,13 +220,6 @@ def _describe(canary: Mapping[str, Any]) -> str:
         f"allows), at least {canary['analysis']['interval']} a step and {canary['minBake']} in "
         f"all; judged by {metrics}"
     )
-
-
-def write_report(report: Report, file: Path) -> None:
-    """Write the report as JSON, whole or not at all."""
-    temporary = file.with_name(file.name + ".new")
-    temporary.write_text(json.dumps(asdict(report), indent=2) + "\n")
-    temporary.rename(file)
 
 
 def succeeded(report: Report) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modelplane.decisions.comparison import KeptAnswer
+from modelplane.resources.monitoring import PredictionLog
 from modelplane.resources.replica import Replica
 
 
@@ -76,6 +77,31 @@ class AnswerPage:
     more: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PredictionPage:
+    """Predictions that a model server remembered, oldest first.
+
+    Attributes
+    ----------
+    events
+        CloudEvents as the server wrote them (`modelplane_runtime.prediction_events`).
+    rows
+        Rows that they tell of.
+    dropped
+        Rows lost since the last page that was known to have arrived.
+    next
+        What to ask with the next time, which tells that this page has arrived.
+    more
+        Whether there are more already.
+    """
+
+    events: tuple[Mapping[str, Any], ...] = ()
+    rows: int = 0
+    dropped: int = 0
+    next: str = ""
+    more: bool = False
+
+
 class ModelServers(Protocol):
     """How this node runs model servers and speaks to them."""
 
@@ -103,6 +129,15 @@ class ModelServers(Protocol):
         """Return the answers that the server kept to be compared after number `after`.
 
         Takes a few seconds at the most. None when it does not answer, or keeps none.
+        """
+
+    async def read_predictions(
+        self, socket: Path, after: str, log: PredictionLog | None
+    ) -> PredictionPage | None:
+        """Return predictions after the cursor `after`, and have the server keep `log` from now on.
+
+        None for `log` stops and empties its log. Takes a few seconds at the most. None when it
+        does not answer, or keeps none.
         """
 
     def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:

@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from modelplane.resources.meta import Part
+from modelplane.resources.meta import Name, Part
 from modelplane.resources.quantities import ByteSize, Duration
 
 CheckName = Literal[
-    "accuracy", "latency", "security_scan", "schema", "contract", "parity", "fairness", "command"
-]
+    "accuracy", "latency", "security_scan", "schema", "contract", "parity", "fairness", "data",
+    "command",
+]  # fmt: skip
 
 
 def check_inner_path(path: str) -> str:
@@ -199,6 +200,36 @@ class ParityCheck(Part):
         default=200, ge=1, le=10_000, description="A seeded sample of so many golden inputs."
     )
     features: Features = ()
+
+
+class DataCheck(Part):
+    """Training data against what production was asked lately."""
+
+    environment: Name | None = Field(
+        default=None, description="Absent: the furthest one that serves the model."
+    )
+    within_s: Duration = Field(
+        default=7 * 86400.0, gt=0, alias="within", description="How far back requests count."
+    )
+    columns: tuple[str, ...] = Field(
+        default=(), max_length=1000, description="Only these inputs; absent: all."
+    )
+    max_rows: int = Field(
+        default=5000, ge=100, le=20_000, description="Predictions that are looked at, at the most."
+    )
+    min_rows: int = Field(default=500, ge=50, description="With fewer it cannot be made.")
+    psi: float = Field(
+        default=0.2, gt=0, le=10, description="Population stability index at the most."
+    )
+    max_missing: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="How much greater the share of missing values may be, at the most.",
+    )
+    max_columns: int = Field(
+        default=0, ge=0, le=1000, description="Inputs that may differ, at the most."
+    )
 
 
 class CommandCheck(Part):

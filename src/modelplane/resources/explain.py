@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator
+from pydantic import AwareDatetime, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from modelplane.errors import NotFound
@@ -36,6 +36,7 @@ _PLAIN = {
     int: "whole number",
     float: "number",
     datetime: "time",
+    AwareDatetime: "time",
     dict: "map",
     Any: "anything",
 }

@@ -116,6 +116,9 @@ class StageTask(Part):
         default=(), description="Signatures of the candidate's files."
     )
     trusted_keys: tuple[str, ...] = Field(default=(), description="Public keys, PEM.")
+    production: dict[str, Any] = Field(
+        default_factory=dict, description="What production was asked lately, for data."
+    )
     shard: int = 0
     shards: int = 1
     cases: tuple[str, ...] = Field(default=(), description="Cases of this shard.")

@@ -1,6 +1,6 @@
 """A Job: one command run to its end by an agent, with limits. Pure data.
 
-Pipeline stages are Jobs; training and repair commands will be.
+Pipeline stages, trainings and repair commands are Jobs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,16 @@ JobReason = Literal[
 """Why a job failed. ``NotStarted`` and ``Lost`` are the machine's doing: trying again may help."""
 
 
+class JobTraining(Part):
+    """That a Job trains a model: its token and its cause come from this run."""
+
+    run: str = Field(description="The TrainingRun; its token may register versions.")
+    cause: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Given to it as the JSON file that MODELPLANE_CAUSE names.",
+    )
+
+
 class JobSpec(Part):
     """What to run."""
 
@@ -41,6 +51,9 @@ class JobSpec(Part):
         default=None,
         description="Given to it as the JSON file that MODELPLANE_JOB_INPUT names.",
     )
+    training: JobTraining | None = Field(
+        default=None, description="Of a Job that trains; made by the control plane."
+    )
     node: str = "local"
     cancelled: bool = Field(default=False, description="Asked to end.")
 
@@ -54,6 +67,13 @@ class JobStatus(Part):
     reason: JobReason = ""
     message: str = ""
     log_tail: str = ""
+    progress: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="What it says in the JSON file that MODELPLANE_JOB_PROGRESS names.",
+    )
+    progress_message: str = Field(default="", max_length=200, description="The same, in words.")
     result: dict[str, Any] | None = Field(
         default=None,
         description="What it wrote to the JSON file that MODELPLANE_JOB_RESULT names.",

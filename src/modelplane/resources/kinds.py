@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from modelplane.resources.alerting import Alert, AlertRules, Silence
 from modelplane.resources.approval import Approval, ApprovalPolicy, Delegation
 from modelplane.resources.contract import Contract
 from modelplane.resources.dataset import Dataset, DatasetVersion
@@ -15,6 +16,7 @@ from modelplane.resources.model import AliasMove, Model, ModelVersion
 from modelplane.resources.model_deployment import ModelDeployment
 from modelplane.resources.model_source import ModelSource
 from modelplane.resources.notification import Notification, NotificationChannel
+from modelplane.resources.playbook import Playbook, PlaybookRun
 from modelplane.resources.promotion import Promotion
 from modelplane.resources.promotion_policy import PromotionPolicy
 from modelplane.resources.replica import Replica
@@ -23,6 +25,7 @@ from modelplane.resources.rollout import Rollout
 from modelplane.resources.token import Token
 from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.traffic_split import TrafficSplit
+from modelplane.resources.training import TrainingRun, TrainingTrigger
 from modelplane.resources.validation_pipeline import ValidationPipeline
 
 _ALL: tuple[type[Resource[Any, Any]], ...] = (
@@ -48,6 +51,13 @@ _ALL: tuple[type[Resource[Any, Any]], ...] = (
     TrafficSplit,
     Replica,
     Job,
+    AlertRules,
+    Alert,
+    Silence,
+    Playbook,
+    PlaybookRun,
+    TrainingTrigger,
+    TrainingRun,
     NotificationChannel,
     Notification,
     Role,

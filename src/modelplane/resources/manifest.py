@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from modelplane.errors import FieldError, InvalidResource
+from modelplane.resources.alerting import AlertRules
 from modelplane.resources.dataset import Dataset
 from modelplane.resources.documents import (
     Document,
@@ -40,6 +41,12 @@ from modelplane.resources.pipeline_shapes import (
     is_short_form,
 )
 from modelplane.resources.policy_shapes import PolicyReader, expand_policy, is_posted_form
+from modelplane.resources.rule_shapes import (
+    expand_rule_file,
+    is_rule_file,
+    name_of_file,
+    read_rules,
+)
 from modelplane.resources.strategy_shapes import StrategyReader
 from modelplane.resources.traffic_policy import TrafficPolicy
 from modelplane.resources.validation_pipeline import ValidationPipeline
@@ -65,7 +72,8 @@ def read_documents(text: str, source: str) -> list[AnyResource]:
     ----------
     text
         YAML 1.2, one or more documents, or JSON; a ``…List`` with `items` stands for its items.
-        Empty documents are passed over. At most 1 MiB.
+        Empty documents are passed over, and a Prometheus rule file (``groups`` without a kind)
+        is AlertRules named after `source`. At most 1 MiB.
     source
         Where it comes from, for messages.
 
@@ -78,6 +86,7 @@ def read_documents(text: str, source: str) -> list[AnyResource]:
     faults: list[FieldError] = []
     messages: list[str] = []
     documents = [d for document in parse_documents(text, source) for d in _expand(document)]
+    documents = _name_rule_files(documents, source)
     for document in documents:
         try:
             resources.append(_read(document))
@@ -100,7 +109,8 @@ def read_document(data: object) -> AnyResource:
     (``canary``, ``all-at-once``, any letter case), `canaryTraffic` or `canary.traffic` for one
     only step, metrics named by words, and no `model` when it is called like the deployment; for
     a ValidationPipeline what `pipeline_shapes` knows, also as a document ``pipeline: …``; for a
-    TrafficPolicy what `policy_shapes` knows, also flat and without a kind.
+    TrafficPolicy what `policy_shapes` knows, also flat and without a kind; for AlertRules what
+    `rule_shapes` knows.
     What the store sets (`status` and `SERVER_SET`) is dropped.
 
     Raises
@@ -155,6 +165,20 @@ def _expand(document: Document) -> list[Document]:
     return expanded
 
 
+def _name_rule_files(documents: list[Document], source: str) -> list[Document]:
+    """Return documents with Prometheus rule files as AlertRules, named after their file."""
+    named = []
+    count = 0
+    for document in documents:
+        if not is_rule_file(document.data):
+            named.append(document)
+            continue
+        count += 1
+        data = expand_rule_file(document.data, name_of_file(source, count))
+        named.append(Document(data, document.lines))
+    return named
+
+
 def _read(document: Document) -> AnyResource:
     check_plain(document.data)
     return _Reader(document).read()
@@ -196,6 +220,8 @@ class _Reader:
             self._read_deployment(spec)
         if kind is ValidationPipeline:
             PipelineReader(self._origins, self._written, self._fault).read(spec)
+        if kind is AlertRules:
+            read_rules(spec)
         if kind is TrafficPolicy:
             PolicyReader(self._origins, self._written, self._fault).read(spec)
         if "strategy" in fields_of(_spec_part(kind)):

@@ -89,6 +89,9 @@ class Training(Part):
         default="unknown", description="Where the command ran, from the top of the working tree."
     )
     run_id: str = "unknown"
+    training_run: str | None = Field(
+        default=None, max_length=128, description="The TrainingRun that made it, if one did."
+    )
 
 
 class ModelVersionSpec(Part):

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from modelplane.resources.limits import Limits
 from modelplane.resources.meta import Condition, ModelName, Name, Part, Resource
+from modelplane.resources.monitoring import DriftWatch, Labels, PredictionLog
 from modelplane.resources.quantities import Duration
 from modelplane.resources.revision import Resources, Revision
 from modelplane.resources.strategy import Strategy
@@ -98,6 +99,16 @@ class ModelDeploymentSpec(Part):
         default=None,
         pattern=r"^/",
         description="Path scraped on the model server and shown with the version.",
+    )
+
+    predictions: PredictionLog | None = Field(
+        default=None, description="What is kept of each prediction; absent: nothing."
+    )
+    labels: Labels = Field(
+        default_factory=Labels, description="How truth that comes later is read."
+    )
+    drift: DriftWatch | None = Field(
+        default=None, description="What counts as drift; absent: nothing is watched for it."
     )
 
     @model_validator(mode="after")

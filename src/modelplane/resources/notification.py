@@ -19,6 +19,8 @@ EventType = Literal[
     "approval.requested", "approval.approved", "approval.rejected", "approval.expired",
     "approval.void", "promotion.requested", "promotion.refused", "promotion.done",
     "promotion.rolled_back", "promotion.failed", "gate.passed", "gate.failed", "alias.put_back",
+    "alert.firing", "alert.resolved", "playbook.started", "playbook.done", "playbook.escalated",
+    "playbook.question", "training.started", "training.done", "training.failed",
     "channel.test",
 ]  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from modelplane.resources.meta import Name, Part, Resource
+from modelplane.resources.monitoring import PredictionLog
 from modelplane.resources.revision import Revision
 
 ReplicaPhase = Literal[
@@ -30,6 +31,10 @@ class ReplicaSpec(Part):
         default="never", description="Which artifacts that hold pickles are loaded."
     )
     stopped: bool = Field(default=False, description="Asked to drain and stop.")
+    restart: str = Field(
+        default="",
+        description="Who asked for another start, such as `RUN.STEP`; each is obeyed once.",
+    )
     signature: dict[str, Any] | None = None
     signatures: tuple[str, ...] = Field(
         default=(), description="Signature bundles over the files, JSON."
@@ -40,6 +45,12 @@ class ReplicaSpec(Part):
     )
     input_example: dict[str, Any] | None = Field(
         default=None, description="The smoke prediction; without one readiness is enough."
+    )
+
+    predictions: PredictionLog | None = Field(
+        default=None,
+        description="What it remembers of each prediction, as its deployment says; changes in "
+        "place.",
     )
 
     @field_validator("allow_pickle", mode="before")
@@ -65,6 +76,7 @@ class ReplicaStatus(Part):
     )
     pid: int | None = None
     restarts: int = 0
+    restarted: str = Field(default="", description="The `spec.restart` that was obeyed last.")
     ready_at: datetime | None = None
     smoke: Literal["", "passed", "failed", "skipped"] = ""
     log_tail: str = Field(default="", description="Last lines, when it failed.")

@@ -36,6 +36,13 @@ class RolloutRequest(Part):
     at: datetime
 
 
+class WeightLimit(Part):
+    """What a playbook allows the candidate while it deals with an alert."""
+
+    weight_pct: float = Field(ge=0, le=100, description="At most this much.")
+    run: str = Field(description="The PlaybookRun; it takes the limit away when it is over.")
+
+
 class RolloutSpec(Part):
     """What is rolled out over what."""
 
@@ -45,6 +52,9 @@ class RolloutSpec(Part):
     stable: Revision | None = Field(default=None, description="Absent for a first deployment.")
     candidate: Revision
     paused: bool = False
+    limit: WeightLimit | None = Field(
+        default=None, description="While there is one, the candidate's weight does not grow."
+    )
     request: RolloutRequest | None = None
     superseded_by: str | None = Field(default=None, description="The promotion that took over.")
     lane: str = Field(

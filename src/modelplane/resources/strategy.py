@@ -23,7 +23,8 @@ class MetricRule(Part):
     name: str = Field(
         min_length=1,
         max_length=63,
-        description="`errors`, `latency`, or a metric that needs labels such as `precision`.",
+        description="`errors`, `latency`, or what needs labels: `accuracy`, `precision`, `recall`, "
+        "`loss`, `reward`.",
     )
     margin: float | None = Field(
         default=None,
@@ -32,7 +33,7 @@ class MetricRule(Part):
         description="How much worse the candidate may be. Rates: the difference, below 1 (0.005 is "
         "half a percentage point); absent: max(0.0025, a quarter of stable's rate). `latency`: "
         "slower by this share (0.5 is half as slow again); absent: 0.2. Two milliseconds are "
-        "always allowed.",
+        "always allowed. `loss` and `reward`: this share of their declared range.",
     )
     weight: float = Field(
         default=1.0, gt=0, description="Its share of the error budget alpha, relative to others."

@@ -17,6 +17,7 @@ from modelplane.resources.checks import (
     CheckName,
     CommandCheck,
     ContractCheck,
+    DataCheck,
     FairnessCheck,
     LatencyCheck,
     ParityCheck,
@@ -29,11 +30,12 @@ from modelplane.resources.selector import ModelSelector
 
 AnyCheck = (
     AccuracyCheck | LatencyCheck | SecurityScanCheck | SchemaCheck | ContractCheck | ParityCheck
-    | FairnessCheck | CommandCheck
+    | FairnessCheck | DataCheck | CommandCheck
 )  # fmt: skip
 
 CHECKS: tuple[CheckName, ...] = (
-    "accuracy", "latency", "security_scan", "schema", "contract", "parity", "fairness", "command",
+    "accuracy", "latency", "security_scan", "schema", "contract", "parity", "fairness", "data",
+    "command",
 )  # fmt: skip
 
 
@@ -56,6 +58,7 @@ class Stage(Part):
     contract: ContractCheck | None = None
     parity: ParityCheck | None = None
     fairness: FairnessCheck | None = None
+    data: DataCheck | None = None
     command: CommandCheck | None = None
     timeout_s: Duration = Field(
         default=600.0, gt=0, alias="timeout", description="Of one attempt; then it is ended."
@@ -96,7 +99,7 @@ def _field(check: CheckName) -> str:
     return "schema_" if check == "schema" else check
 
 
-def _check_schedule(expression: str) -> str:
+def check_schedule(expression: str) -> str:
     """Return a cron expression; raises ValueError when it is none."""
     try:
         next(CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC)))
@@ -122,7 +125,7 @@ class Triggers(Part):
         alias="onContract",
         description="A consumer published a contract with one of the models.",
     )
-    schedule: Annotated[str, AfterValidator(_check_schedule)] | None = Field(
+    schedule: Annotated[str, AfterValidator(check_schedule)] | None = Field(
         default=None, description="Cron expression in UTC, such as `0 3 * * *`; champions run."
     )
 

@@ -33,6 +33,7 @@ from modelplane.wiring.network import on_loopback
 from modelplane.wiring.notifying import (
     allowed_hosts,
 )
+from modelplane.wiring.predictions import open_predictions
 from modelplane.wiring.process import run_process
 from modelplane.wiring.state import ensure_first_resources, prepare_state
 
@@ -62,9 +63,9 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
 
     prepare_state(settings.paths)
     listener = _bind(settings)
-    async with open_store(settings) as store:
+    async with open_store(settings) as store, open_predictions(settings) as predictions:
         await ensure_first_resources(store, settings)
-        parts = make_parts(settings, store)
+        parts = make_parts(settings, store, predictions)
         app = create_app(_dependencies(settings, parts, stopping))
         async with asyncio.TaskGroup() as group:
             # Nobody's first request should wait until the whole registry has been read.
@@ -73,6 +74,8 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
             await _serve_api(settings, app, listener, stopping)
             controllers.cancel()
         await parts.approving.notifications.close()
+        await parts.alerting.close()
+        await parts.repairing.close()
 
 
 async def _warm(catalog: Catalog) -> None:
@@ -115,6 +118,10 @@ def _dependencies(settings: Settings, parts: Parts, stopping: asyncio.Event) -> 
         stage_place=parts.place,
         secret=parts.watching.secret,
         wake_source=parts.watching.sources.wake,
+        predictions=parts.predictions,
+        quality=parts.quality,
+        series=parts.measuring.series,
+        evaluates_rules=parts.measuring.alerts is not None,
         on_loopback=on_loopback(settings.api_host),
         allowed_hosts=allowed_hosts(settings),
         limits=ApiLimits(artifact_bytes=settings.max_artifact_bytes),

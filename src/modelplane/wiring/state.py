@@ -13,9 +13,11 @@ import stat
 from pathlib import Path
 
 from modelplane.client.signing import make_key_pair
+from modelplane.decisions.built_in_rules import built_in_rules, renewed
 from modelplane.decisions.roles import BUILT_IN_BINDINGS, BUILT_IN_ROLES, FIRST_BINDINGS
 from modelplane.errors import NoSpace, TerminalError
 from modelplane.ports.store import AnyResource, Store, Transaction
+from modelplane.resources.alerting import AlertRules
 from modelplane.resources.environment import Environment, EnvironmentSpec, Gateway
 from modelplane.resources.meta import Metadata, Subject
 from modelplane.resources.role import RoleBinding
@@ -105,6 +107,7 @@ async def ensure_first_resources(store: Store, settings: Settings) -> None:
     """Create what exists from the start: tokens, roles, environments; follow changed settings."""
     await _ensure_tokens(store, settings.paths)
     await ensure_roles(store)
+    await ensure_rules(store)
     gateways = (
         ("staging", 10, settings.staging_port, 7081),
         ("production", 20, settings.production_port, 7082),
@@ -165,5 +168,18 @@ async def ensure_roles(store: Store) -> None:
     for binding in FIRST_BINDINGS if is_first else ():
         if await store.find(RoleBinding, binding.metadata.name) is None:
             transaction.create(binding)
+    if transaction:
+        await store.commit(transaction)
+
+
+async def ensure_rules(store: Store) -> None:
+    """Keep the alert rules that modelplane ships as this release has them, unless people did."""
+    transaction = Transaction(SUBJECT, reason="start")
+    wanted = built_in_rules()
+    existing = await store.find(AlertRules, wanted.metadata.name)
+    if existing is None:
+        transaction.create(wanted)
+    elif (newer := renewed(existing)) is not None:
+        transaction.update(newer)
     if transaction:
         await store.commit(transaction)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -99,9 +99,10 @@ _Gateways = OrderedDict[str, _Series]
 
 
 class MetricsRing:
-    """Implements `ports.metrics.Metrics`."""
+    """Implements `ports.metrics.Metrics`; `on_new` is told of each batch, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_new: Callable[[TelemetryBatch], None] = lambda batch: None) -> None:
+        self._on_new = on_new
         self._deployments: OrderedDict[tuple[str, str], _Gateways] = OrderedDict()
         self._cells = 0
         self._last: OrderedDict[BatchPosition, int] = OrderedDict()
@@ -122,6 +123,7 @@ class MetricsRing:
             self._seen[batch.environment] = max(seen, batch.at)
             self._keep(batch)
             self._keep_scraped(batch)
+            self._on_new(batch)
         return TelemetryReceipt(confirmed_sequence=self._confirmed.get(position, 0))
 
     def batches(

@@ -59,7 +59,7 @@ class WebhookNotifier:
             if key is None:
                 hint = f"{_PREFIX} and at least {_MIN_SECRET_BYTES} bytes as base64"
                 return Delivery("refused", f"there is no secret {receiver.secret!r} of {hint}")
-            headers["webhook-signature"] = _sign(key, message.id, now, body)
+            headers["webhook-signature"] = sign_message(key, message.id, now, body)
         timeout_s = channel.spec.timeout_s
         return await post(self._client, receiver.url, body, headers=headers, timeout_s=timeout_s)
 
@@ -100,5 +100,6 @@ def read_signing_secret(text: str | None) -> bytes | None:
     return key if len(key) >= _MIN_SECRET_BYTES else None
 
 
-def _sign(key: bytes, id: str, now: datetime, body: bytes) -> str:
+def sign_message(key: bytes, id: str, now: datetime, body: bytes) -> str:
+    """Return the header ``webhook-signature`` over id, time and body."""
     return Webhook(key).sign(msg_id=id, timestamp=now, data=body.decode())

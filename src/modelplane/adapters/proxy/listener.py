@@ -22,6 +22,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from modelplane.adapters.proxy import limits, tls, tokens
 from modelplane.adapters.proxy.bootstrap import HTTP_STATS_PREFIX, GatewayConfig
 from modelplane.adapters.proxy.filters import rule_filters
+from modelplane.adapters.proxy.routes import RULE_HEADER
 from modelplane.adapters.proxy.script import USER_HEADER
 from modelplane.adapters.proxy.shadows import COMPARE_HEADER, COPY_HEADER
 from modelplane.adapters.proxy.snapshot import API_KEY_FILTER, PATH_HEADER
@@ -114,7 +115,13 @@ def _inner_headers(config: GatewayConfig) -> dict[str, Any]:
     part of the last fragment. The slashes at the end give short paths such as ``/v2`` the
     fragments they lack.
     """
-    ours = (USER_HEADER, COMPARE_HEADER, COPY_HEADER, *tokens.claim_headers(config.jwt))
+    ours = (
+        USER_HEADER,
+        RULE_HEADER,
+        COMPARE_HEADER,
+        COPY_HEADER,
+        *tokens.claim_headers(config.jwt),
+    )
     removed = [{"remove": name} for name in (_ORIGINAL_PATH, *ours)]
     names = "(modelplane|user)" if config.jwt else "modelplane"
     misspelt = {"safe_regex": {"regex": f"x_{names}[-_].*|x-{names}(_|-.*_).*"}}

@@ -32,6 +32,10 @@ from modelplane.decisions.routing import (
     Rule,
     Segment,
 )
+from modelplane_runtime import predictions
+
+RULE_HEADER = predictions.RULE_HEADER.decode()
+"""Tells the model server the rule of a request, for its log of predictions."""
 
 _RETRIES = 2
 # Envoy's own, which would end a request that waits for its answer before a longer time-out does.
@@ -80,7 +84,7 @@ def _routes_at(
             name=rule.name,
             match={"path_separated_prefix": prefix, "dynamic_metadata": rule_match(rule)},
             route=action,
-            request_headers_to_add=compare_headers(rule),
+            request_headers_to_add=[header(RULE_HEADER, rule.name), *compare_headers(rule)],
         )
         route.route.prefix_rewrite = rewrite
         yield route
@@ -96,6 +100,7 @@ def _override_routes(plan: RoutePlan, prefix: str, rewrite: str) -> Iterator[Any
         yield route_components_pb2.Route(
             name=OVERRIDE_RULE,
             match={"path_separated_prefix": prefix, "headers": [match]},
+            request_headers_to_add=[header(RULE_HEADER, OVERRIDE_RULE)],
             route={
                 "cluster": variant.cluster,
                 "prefix_rewrite": rewrite,

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from modelplane.decisions.routing import TOTAL_WEIGHT, RoutePlan, Rule
-from modelplane_runtime import answers
+from modelplane_runtime import answers, predictions
 
-COPY_HEADER = "x-modelplane-copy"
+COPY_HEADER = predictions.COPY_HEADER.decode()
 """Of a copy only: the rule of the request. What clients send under this name is dropped."""
 
 COMPARE_HEADER = answers.COMPARE_HEADER.decode()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic_core import from_json
 
 from modelplane.adapters.runtime.environments import (
     EnvironmentFailed,
@@ -27,13 +28,16 @@ from modelplane.decisions.comparison import KeptAnswer
 from modelplane.ports.servers import (
     AnswerPage,
     Prediction,
+    PredictionPage,
     PreparationFailed,
     Readiness,
     Scrape,
     ServerCommand,
 )
+from modelplane.resources.monitoring import PredictionLog
 from modelplane.resources.replica import Replica
 from modelplane_runtime.answers import ANSWERS_PATH
+from modelplane_runtime.predictions import PREDICTIONS_PATH
 
 _READY_TIMEOUT_S = 1.0
 _PREDICT_TIMEOUT_S = 30.0
@@ -42,6 +46,8 @@ _SCRAPE_BYTES = 2**20
 _SCRAPE_HEADERS = {"accept": "text/plain; version=0.0.4", "accept-encoding": "identity"}
 _ANSWERS_TIMEOUT_S = 2.0
 _ANSWERS_BYTES = 4 * 2**20
+_PREDICTIONS_TIMEOUT_S = 5.0
+_PREDICTIONS_BYTES = 8 * 2**20
 _MESSAGE_CHARS = 500
 # What package installers, object stores and proxies are configured by.
 _TOOLS = (
@@ -105,6 +111,7 @@ class RuntimeServers:
             "--replica", replica.metadata.name,
             "--max-body-bytes", str(self._max_body_bytes),
             *self._signature_option(replica),
+            *_log_option(replica),
             "--allow-pickle", replica.spec.allow_pickle,
         )  # fmt: skip
         return ServerCommand(command, env)
@@ -171,23 +178,33 @@ class RuntimeServers:
 
     async def read_answers(self, socket: Path, after: int) -> AnswerPage | None:
         """Get the answers that `modelplane_runtime` kept to be compared; see the port."""
-        body = bytearray()
         try:
             async with (
                 asyncio.timeout(_ANSWERS_TIMEOUT_S),
                 _client(socket, _ANSWERS_TIMEOUT_S) as client,
                 client.stream("GET", f"{ANSWERS_PATH}?after={after}") as response,
             ):
-                if response.status_code != 200:
-                    return None
-                async for piece in response.aiter_raw():
-                    body += piece
-                    if len(body) > _ANSWERS_BYTES:
-                        return None
+                body = await _bounded(response, _ANSWERS_BYTES)
         except (httpx.HTTPError, OSError, TimeoutError):
             return None
         # Not on the event loop: a megabyte takes the parser tens of milliseconds.
-        return await asyncio.to_thread(_read_page, bytes(body))
+        return await asyncio.to_thread(_read_page, body) if body is not None else None
+
+    async def read_predictions(
+        self, socket: Path, after: str, log: PredictionLog | None
+    ) -> PredictionPage | None:
+        """Fetch what `modelplane_runtime` remembered; see the port."""
+        question = {"after": after, "log": log.to_dict() if log is not None else None}
+        try:
+            async with (
+                asyncio.timeout(_PREDICTIONS_TIMEOUT_S),
+                _client(socket, _PREDICTIONS_TIMEOUT_S) as client,
+                client.stream("POST", PREDICTIONS_PATH, json=question) as response,
+            ):
+                body = await _bounded(response, _PREDICTIONS_BYTES)
+        except (httpx.HTTPError, OSError, TimeoutError):
+            return None
+        return await asyncio.to_thread(_read_predictions, body) if body is not None else None
 
     def job_environment(self, env: Mapping[str, str], *, ours: bool = False) -> dict[str, str]:
         """Return the variables of a job; see the port."""
@@ -201,6 +218,38 @@ class RuntimeServers:
             "MODELPLANE_ENVIRONMENTS": str(self._root),
             "MODELPLANE_REUSE_INTERPRETER": str(self._reuse_interpreter).lower(),
         }
+
+
+async def _bounded(response: httpx.Response, limit: int) -> bytes | None:
+    """Return the body of a good answer; None for any other, and for one longer than `limit`."""
+    if response.status_code != 200:
+        return None
+    body = bytearray()
+    async for piece in response.aiter_raw():
+        body += piece
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def _read_predictions(body: bytes) -> PredictionPage | None:
+    """Return the page in what a server said; None when that is no page."""
+    try:
+        document = from_json(body)
+        return PredictionPage(
+            tuple(event for event in document["events"] if isinstance(event, dict)),
+            max(0, int(document["rows"])),
+            max(0, int(document["dropped"])),
+            str(document["next"]),
+            bool(document["more"]),
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _log_option(replica: Replica) -> list[str]:
+    log = replica.spec.predictions
+    return ["--log-predictions", json.dumps(log.to_dict())] if log is not None else []
 
 
 def _read_page(body: bytes) -> AnswerPage | None:

@@ -1,0 +1,1 @@
+"""A Prometheus that evaluates our rules, and an Alertmanager that is told of alerts."""

@@ -1,0 +1,1 @@
+"""The store of predictions: an index in SQLite, rows with inputs and outputs as Parquet."""
