@@ -62,9 +62,10 @@ class MetricVerdict:
         if self.stable is None or self.candidate is None:
             what = "labels of both versions" if is_label else "requests"
             return f"{self.name}: no {what} to compare yet"
-        text = self._label_text() if is_label else self._outcome_text()
         if self.name == LATENCY:
             text = self._latency_text()
+        else:
+            text = self._label_text() if is_label else self._outcome_text()
         if self.requests_still_needed is None:
             return text
         what = "labels of" if is_label else "requests to"

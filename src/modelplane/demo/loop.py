@@ -224,8 +224,8 @@ class _Watch:
         status = rollout.status
         version = rollout.spec.candidate.version
         line = f"{status.phase} {status.weight_pct:g} %: {status.message}"
-        first = textwrap.shorten(line.splitlines()[0], 160)
-        self._tell(f"{environment}/{rollout.metadata.name}", f"{version} {environment}: {first}")
+        told = textwrap.shorten("; ".join(line.splitlines()), 240)
+        self._tell(f"{environment}/{rollout.metadata.name}", f"{version} {environment}: {told}")
         known = {(one.version, one.environment) for one in self.report.rollouts}
         if environment == "production" and not rollout.finished:
             self._note_quality("beside", (await self._precision()).get(FIRST))

@@ -102,7 +102,7 @@ class InMemoryPredictions:
         since: datetime | None = None,
     ) -> Sequence[Outcome]:
         """Return outcomes above a sequence, oldest first; only of what was predicted `since`."""
-        scope = self._scopes[environment, deployment]
+        scope = self._read(environment, deployment)
         found = [
             entry
             for entry in scope.outcomes
@@ -114,7 +114,7 @@ class InMemoryPredictions:
         self, environment: str, deployment: str, *, since: datetime, horizon_s: float
     ) -> Sequence[Tally]:
         """Count what was predicted since then, by place."""
-        scope = self._scopes[environment, deployment]
+        scope = self._read(environment, deployment)
         due_at = self._clock.now() - timedelta(seconds=horizon_s)
         counts: dict[Place, Tally] = {}
         for kept in scope.kept.values():
@@ -137,13 +137,13 @@ class InMemoryPredictions:
 
     async def totals(self, environment: str, deployment: str) -> Sequence[Tally]:
         """Count everything there ever was, by place."""
-        return list(self._scopes[environment, deployment].totals.values())
+        return list(self._read(environment, deployment).totals.values())
 
     async def rows(
         self, environment: str, deployment: str, *, since: datetime, until: datetime, limit: int
     ) -> Sequence[Prediction]:
         """Return stored predictions with inputs and outputs, oldest first."""
-        kept = self._scopes[environment, deployment].kept.values()
+        kept = self._read(environment, deployment).kept.values()
         found = [k.prediction for k in kept if since <= k.prediction.at < until]
         return sorted(found, key=lambda made: (made.at, made.request_id, made.row))[:limit]
 
@@ -151,7 +151,7 @@ class InMemoryPredictions:
         self, environment: str, deployment: str, predictions: Sequence[Prediction]
     ) -> Sequence[Said]:
         """Return the label and the reward of each prediction, None where there is none."""
-        kept = self._scopes[environment, deployment].kept
+        kept = self._read(environment, deployment).kept
         found = [kept.get((made.place, made.request_id, made.row)) for made in predictions]
         return [(entry.label, entry.reward) if entry else (None, None) for entry in found]
 
@@ -165,7 +165,7 @@ class InMemoryPredictions:
         self, environment: str, deployment: str, *, since: datetime, until: datetime
     ) -> Sequence[StoredSketch]:
         """Return the sketches of these minutes, oldest first."""
-        kept = self._scopes[environment, deployment].sketches.values()
+        kept = self._read(environment, deployment).sketches.values()
         found = [sketch for sketch in kept if since <= sketch.minute < until]
         return sorted(found, key=lambda sketch: (sketch.minute, sketch.column))
 
@@ -190,7 +190,7 @@ class InMemoryPredictions:
 
     async def forget_waiting(self, environment: str, deployment: str, before: datetime) -> int:
         """Delete labels that came before and have found no prediction; return how many."""
-        scope = self._scopes[environment, deployment]
+        scope = self._read(environment, deployment)
         gone = [n for n, t in scope.truths.items() if not t.is_joined and t.received_at < before]
         for name in gone:
             del scope.truths[name]
@@ -203,6 +203,10 @@ class InMemoryPredictions:
             for name, scope in self._scopes.items()
             if scope.kept or scope.truths or scope.sketches
         ]
+
+    def _read(self, environment: str, deployment: str) -> _Scope:
+        """Return what there is of a deployment; asking makes none known."""
+        return self._scopes.get((environment, deployment), _Scope())
 
     def _add(self, prediction: Prediction) -> int:
         place = prediction.place
