@@ -216,14 +216,16 @@ def _print_loop(loop: LoopOutcome) -> None:
         lower, upper = loop.intervals[when]
         return f"{value:.2f} ({lower:.2f} to {upper:.2f})"
 
+    old, new = loop.quality_beside, loop.quality_candidate
+    beside = f"{figure('beside', old)} and {figure('candidate', new)}"
     rows = [
-        ["drift", f"{loop.drift_detected_on}, after {loop.drift_detected_after_requests} requests"],
+        ["drift", f"{loop.drift_detected_in}, after {loop.drift_detected_after_requests} requests"],
         ["drifted", ", ".join(loop.drifted) or "nothing"],
-        ["alert", f"{loop.precision_alert_on}, after {loop.precision_alert_after_requests}"],
+        ["alert", f"{loop.precision_alert_in}, after {loop.precision_alert_after_requests}"],
         ["retrained", f"{loop.retrained_version} in {loop.training_s} s: gates {loop.gates}"],
         ["rollout", loop.verdict or "none"],
         ["precision before", figure("before", loop.quality_before)],
-        ["of the old, beside", figure("beside", loop.quality_beside)],
+        ["old and new, beside", beside],
         ["precision after", figure("after", loop.quality_after)],
         ["alert now", "closed" if loop.alert_closed else "stays"],
         ["because", loop.alert_message],

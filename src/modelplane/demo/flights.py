@@ -94,8 +94,8 @@ class Flights:
         """Which rows lack at least one value; shape (n,)."""
         return np.asarray(np.isnan(self.features).any(axis=1))
 
-    def select(self, rows: NDArray[np.bool_] | slice) -> Flights:
-        """Return some of the rows, in the same order."""
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Flights:
+        """Return some of the rows; in the same order, if they are not given by their numbers."""
         return Flights(self.features[rows], self.late[rows], self.days[rows], self.user_ids[rows])
 
     def between(self, first: date, last: date) -> Flights:

@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from modelplane.client import Client
@@ -36,6 +36,7 @@ from modelplane.resources.training import TrainingRun
 FIRST = "1.0.0"
 TIMEOUT_S = 900.0
 _LOOK_EVERY_S = 1.0
+_CLOSING_S = 10.0
 
 Say = Callable[[str], None]
 
@@ -133,23 +134,23 @@ class _Watch:
         return self.report.loop
 
     @property
-    def day(self) -> date:
-        """The day that is replayed now."""
+    def month(self) -> date:
+        """The first day of the month that is replayed now."""
         position = min(self.replay.snapshot().sent, len(self.season) - 1)
         day: date = self.season.days[position].astype(object)
-        return day
+        return day.replace(day=1)
 
     async def until_it_ends(self) -> None:
         """Look until the playbook's run is over, and note how things stand then."""
-        started, month = time.monotonic(), 0
+        started, month = time.monotonic(), None
         while time.monotonic() - started < TIMEOUT_S:
             await asyncio.sleep(_LOOK_EVERY_S)
             if self.replay.snapshot().sent >= len(self.season):
                 break
-            if (day := self.day).month != month:
-                month = day.month
-                await self._tell_month(day)
-            await asyncio.to_thread(self.records.write, day)
+            if self.month != month:
+                month = self.month
+                await self._tell_month(month)
+                await asyncio.to_thread(self.records.write, month - timedelta(days=1))
             await self._look_at_alerts()
             await self._look_at_training()
             if await self._look_at_playbook():
@@ -160,10 +161,10 @@ class _Watch:
             hint="look around with --keep; a lower --rate leaves it more time",
         )
 
-    async def _tell_month(self, day: date) -> None:
+    async def _tell_month(self, month: date) -> None:
         figures = await self._precision()
         known = ", ".join(f"{v} {value:.2f}" for v, (value, *_) in sorted(figures.items()))
-        self.say(f"{day:%B}: precision by labels {known or 'not known yet'}")
+        self.say(f"{month:%B}: precision by labels {known or 'not known yet'}")
 
     async def _precision(self) -> dict[str, tuple[float, float, float]]:
         """Return value, lower and upper end by version."""
@@ -181,12 +182,12 @@ class _Watch:
             if phase != "Firing":
                 continue
             sent = self.replay.snapshot().sent
-            if name == manifests.DRIFT_ALERT and not self.outcome.drift_detected_on:
+            if name == manifests.DRIFT_ALERT and not self.outcome.drift_detected_in:
                 self.outcome.drift_detected_after_requests = sent
-                self.outcome.drift_detected_on = str(self.day)
-            if name == manifests.PRECISION_ALERT and not self.outcome.precision_alert_on:
+                self.outcome.drift_detected_in = f"{self.month:%Y-%m}"
+            if name == manifests.PRECISION_ALERT and not self.outcome.precision_alert_in:
                 self.outcome.precision_alert_after_requests = sent
-                self.outcome.precision_alert_on = str(self.day)
+                self.outcome.precision_alert_in = f"{self.month:%Y-%m}"
                 self._note_quality("before", (await self._precision()).get(FIRST))
 
     def _note_quality(self, when: str, figure: tuple[float, float, float] | None) -> None:
@@ -228,7 +229,9 @@ class _Watch:
         self._tell(f"{environment}/{rollout.metadata.name}", f"{version} {environment}: {told}")
         known = {(one.version, one.environment) for one in self.report.rollouts}
         if environment == "production" and not rollout.finished:
-            self._note_quality("beside", (await self._precision()).get(FIRST))
+            figures = await self._precision()
+            self._note_quality("beside", figures.get(FIRST))
+            self._note_quality("candidate", figures.get(version))
         if rollout.finished and (version, environment) not in known:
             created, ended = rollout.metadata.created_at, rollout.metadata.updated_at
             seconds = (ended - created).total_seconds() if created and ended else 0.0
@@ -250,22 +253,30 @@ class _Watch:
         return False
 
     async def _close(self) -> None:
-        """Note how things stand."""
-        for alert in (await call(self.client.list, Alert)).items:
-            if alert.spec.alert == manifests.PRECISION_ALERT:
-                self.outcome.alert_closed = alert.status.phase == "Resolved"
-                closing = alert.status.closing
-                self.outcome.alert_message = closing or self.outcome.alert_message
+        """Note how things stand, once the alert is told what the playbook came to."""
+        give_up = time.monotonic() + _CLOSING_S
+        while not await self._note_alert() and time.monotonic() < give_up:
+            await asyncio.sleep(_LOOK_EVERY_S)
         version = self.outcome.retrained_version
         if version:
             self._note_quality("after", (await self._precision()).get(version))
         drift = await call(self.client.drift, MODEL, "production")
         self.outcome.drifted = sorted({name for one in drift.versions for name in one.drifted})
 
+    async def _note_alert(self) -> bool:
+        """Note whether the alert of precision is closed, and return it."""
+        for alert in (await call(self.client.list, Alert)).items:
+            if alert.spec.alert == manifests.PRECISION_ALERT:
+                self._tell(alert.metadata.name, f"{alert.spec.alert} {alert.status.phase.lower()}")
+                self.outcome.alert_closed = alert.status.phase == "Resolved"
+                closing = alert.status.closing
+                self.outcome.alert_message = closing or self.outcome.alert_message
+        return self.outcome.alert_closed
+
     def _tell(self, key: str, line: str) -> None:
         if self.told.get(key) != line:
             self.told[key] = line
-            self.say(f"{self.day:%d %b}: {line}")
+            self.say(f"{self.month:%b}: {line}")
 
 
 def loop_succeeded(report: Report) -> bool:

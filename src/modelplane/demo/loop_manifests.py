@@ -81,10 +81,11 @@ spec:
       annotations: {summary: "inputs of {{ $labels.deployment }} are not what it was trained on"}
     - alert: FlightPrecisionLow
       expr: >-
-        max by (environment, deployment)
+        min by (environment, deployment)
         (modelplane_quality_upper{deployment="flight-delay", environment="production",
         metric="precision", slice=""}) < %(bound)g
       for: 5s
+      keep_firing_for: 20s
       labels: {severity: page}
       annotations:
         summary: "precision is below %(bound)g: its interval ends at {{ $value }}"
@@ -114,7 +115,7 @@ spec:
       expr: >-
         modelplane_weight_ratio{environment="production", deployment="flight-delay",
         version!="1.0.0"} == 1
-    timeout: 5m
+    timeout: 6m
   verify: {for: 5s, timeout: 2m}
   limits: {perHour: 2}
 """

@@ -31,8 +31,8 @@ class LoopOutcome:
     ----------
     drift_detected_after_requests, precision_alert_after_requests
         Requests that had been sent when the alert fired.
-    drift_detected_on, precision_alert_on
-        The day of the year 2013 that was replayed then.
+    drift_detected_in, precision_alert_in
+        The month that was replayed then, such as ``2013-06``.
     drifted
         Inputs that had drifted when the act ended.
     retrained_version
@@ -44,9 +44,12 @@ class LoopOutcome:
     quality_before
         Of the first version when the alert fired.
     quality_beside
-        Of the first version, last, while the retrained one got traffic beside it.
+        Of the first version at the end of the rollout of the retrained one: the same flights
+        fell to both by lot, so this is what to compare with `quality_candidate`.
+    quality_candidate
+        Of the retrained version, at the same moment.
     quality_after
-        Of the retrained version when the act ended.
+        Of the retrained version when the act ended; other flights than at the alert.
     alert_closed
         Whether the alert of precision was resolved when the act ended.
     alert_message
@@ -54,10 +57,10 @@ class LoopOutcome:
     """
 
     drift_detected_after_requests: int | None = None
-    drift_detected_on: str | None = None
+    drift_detected_in: str | None = None
     drifted: list[str] = field(default_factory=list)
     precision_alert_after_requests: int | None = None
-    precision_alert_on: str | None = None
+    precision_alert_in: str | None = None
     retrained_version: str | None = None
     training_s: float | None = None
     gates: str | None = None
@@ -65,6 +68,7 @@ class LoopOutcome:
     quality_metric: str = "precision"
     quality_before: float | None = None
     quality_beside: float | None = None
+    quality_candidate: float | None = None
     quality_after: float | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     alert_closed: bool = False
