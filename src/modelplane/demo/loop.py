@@ -36,7 +36,7 @@ from modelplane.resources.training import TrainingRun
 FIRST = "1.0.0"
 TIMEOUT_S = 900.0
 _LOOK_EVERY_S = 1.0
-_CLOSING_S = 10.0
+_LOOKS_AT_CLOSING = 10
 
 Say = Callable[[str], None]
 
@@ -254,8 +254,9 @@ class _Watch:
 
     async def _close(self) -> None:
         """Note how things stand, once the alert is told what the playbook came to."""
-        give_up = time.monotonic() + _CLOSING_S
-        while not await self._note_alert() and time.monotonic() < give_up:
+        for _ in range(_LOOKS_AT_CLOSING):
+            if await self._note_alert():
+                break
             await asyncio.sleep(_LOOK_EVERY_S)
         version = self.outcome.retrained_version
         if version:
