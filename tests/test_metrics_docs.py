@@ -65,6 +65,17 @@ def test_the_dashboard_asks_what_prometheus_understands() -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_the_dashboard_adds_up_no_models_that_are_not_one() -> None:
+    """Versions of two models, or of two environments, may have the same number."""
+    targets = [t for panel in dashboard()["panels"] for t in panel.get("targets", [])]
+    by_version = [t for t in targets if "{{version}}" in t["legendFormat"]]
+    assert by_version
+    for target in by_version:
+        assert "{{environment}}" in target["legendFormat"]
+        grouped = re.findall(r"by \(([^)]*)\)", target["expr"])
+        assert all("environment, deployment, version" in labels for labels in grouped)
+
+
 @pytest.mark.parametrize("file", SHIPPED)
 def test_rules_that_are_shipped_need_no_prometheus(file: str) -> None:
     assert warn_of_rules(rules_of(file)) == ()

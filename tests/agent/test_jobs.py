@@ -10,6 +10,7 @@ import pytest
 from modelplane.errors import Forbidden, TransientError
 from modelplane.ports.processes import ProcessSpec
 from modelplane.resources.job import Job, JobStatus
+from modelplane.testing.processes import FakeProcesses
 from tests.agent.world import World
 
 pytestmark = pytest.mark.slow
@@ -358,6 +359,23 @@ async def test_a_job_made_anew_under_its_name_is_another(world: World) -> None:
     await world.until(lambda: len(job_folders(world)) == 2, within_s=20)
 
 
+async def test_a_deleted_job_tells_nothing_in_place_of_the_one_made_anew(world: World) -> None:
+    first = await start(world)
+    leave(world.machine.started[0], report="x")
+    world.control_plane.refuse_uploads = TransientError("the disk is full")
+    world.control_plane.refuse_statuses = TransientError("it is busy")
+    world.control_plane.remove(first)
+    world.control_plane.expire_log()
+    second = world.put_job()
+    await world.until(lambda: len(world.machine.started) == 2)
+    # The first is over only now, when what is to be told of the second waits already.
+    world.control_plane.refuse_uploads = None
+    await world.until(lambda: bool(world.control_plane.uploads))
+    await world.settle(1)
+    world.control_plane.refuse_statuses = None
+    await world.until(lambda: status(world, second).phase == "Running")
+
+
 # What cannot be started -------------------------------------------------------------------------
 
 
@@ -394,6 +412,24 @@ async def test_a_job_that_names_what_it_does_not_declare_is_not_started(world: W
     await world.until(lambda: status(world, job).phase == "Failed")
     assert status(world, job).reason == "NotStarted"
     assert "model" in status(world, job).message
+
+
+@pytest.mark.parametrize("fault", [ValueError("embedded null byte"), TransientError("too long")])
+async def test_a_command_that_no_system_starts_is_told_and_does_not_hang(
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    async def refuse(self: object, spec: ProcessSpec) -> None:
+        raise fault
+
+    monkeypatch.setattr(FakeProcesses, "start", refuse)
+    job = world.put_job(command=("train", "a\0b"))
+    world.start_agent()
+    await world.settle(1)
+    for _ in range(20):
+        await world.clock.advance(40)
+        await world.settle(0.1)
+    assert (status(world, job).phase, status(world, job).reason) == ("Failed", "NotStarted")
+    assert str(fault) in status(world, job).message
 
 
 TRAINING = {"run": "fraud-1", "cause": {"cause": "dataset", "data": {"version": "5"}}}
@@ -436,6 +472,17 @@ async def test_what_a_job_says_of_its_progress_is_passed_on_and_garbage_is_not(
     world.machine.end(spec.name, 0)
     await world.until(lambda: status(world, job).phase == "Succeeded")
     assert status(world, job).progress_message == "the end"
+
+
+async def test_progress_that_changes_each_second_is_not_told_each_second(world: World) -> None:
+    await start(world)
+    (spec,) = world.machine.started
+    before = len(world.control_plane.statuses)
+    for number in range(60):
+        progress = {"progress": number / 100}
+        Path(spec.env["MODELPLANE_JOB_PROGRESS"]).write_text(json.dumps(progress))
+        await world.settle(1)
+    assert 5 <= len(world.control_plane.statuses) - before <= 8
 
 
 async def test_trainings_and_other_jobs_do_not_wait_for_each_other(world: World) -> None:

@@ -61,6 +61,7 @@ class FakeControlPlane:
         self.statuses: list[tuple[str, str, Any]] = []
         self.uploads: dict[str, dict[str, bytes]] = {}
         self.refuse_uploads: Exception | None = None
+        self.refuse_statuses: Exception | None = None
         self.prediction_batches: list[list[dict[str, Any]]] = []
         self.refuse_predictions: Exception | None = None
         self.trained: list[tuple[str, str]] = []
@@ -127,6 +128,8 @@ class FakeControlPlane:
 
     async def put_status(self, resource: R) -> R:
         self._check()
+        if self.refuse_statuses is not None:
+            raise self.refuse_statuses
         current = self.resources.get(resource.key)
         if current is None:
             raise NotFound(f"no {resource.key}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from modelplane.api import alertmanager
 from modelplane.decisions.alert_delivery import SOURCE_LABEL
 from modelplane.resources.alerting import Alert
 from tests.api.world import READER, World, make_world
@@ -112,3 +114,35 @@ async def test_only_those_who_may_report_alerts_are_heard(world: World) -> None:
     body = {"metadata": {"name": "alertmanager"}, "spec": binding}
     await world.ok("PUT", "/role-bindings/alertmanager", body)
     assert (await world.call("POST", PATH, message(alert()), token=READER)).status_code == 200
+
+
+async def test_what_nobody_ends_does_not_grow_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alertmanager, "MAX_GOING_ON", 2)
+    answer = await world.ok("POST", PATH, message(alert(name="A"), alert(name="B")))
+    assert answer["changed"] == 2
+    answer = await world.ok("POST", PATH, message(alert(name="C"), alert(name="A")))
+    assert (answer["received"], answer["changed"], len(answer["refused"])) == (2, 0, 1)
+    assert "C: 2 alerts" in answer["refused"][0]
+    answer = await world.ok("POST", PATH, message(alert("resolved", name="A"), alert(name="C")))
+    assert answer["changed"] == 2, "an end makes room"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"labels": {"alertname": "\ud800"}},
+        {"annotations": {"summary": "\ud800"}},
+        {"annotations": {"summary": "\x00"}},
+        {"startsAt": "0001-01-01T00:00:00Z"},
+        {"startsAt": "9999-12-31T23:59:59-14:00"},
+        {"generatorURL": 3},
+    ],
+)
+async def test_what_is_odd_is_taken_or_refused_and_no_failure(
+    world: World, odd: dict[str, Any]
+) -> None:
+    body = message({**alert(), **odd})
+    answer = await world.call("POST", PATH, json.dumps(body).encode())
+    assert answer.status_code in {200, 400}, answer.text

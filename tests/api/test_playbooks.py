@@ -93,6 +93,8 @@ async def test_a_matcher_that_fixes_the_environment_narrows_the_right(world: Wor
     ("document", "words"),
     [
         (manifest(matchers=['severity=~".*"']), "every alert"),
+        (manifest(matchers=['alertname=~".+"', 'severity!="info"']), "every alert"),
+        (manifest(matchers=['alertname!=""']), "every alert"),
         (manifest({**RESTART, "scale": {}}), "exactly one"),
         (
             manifest({"name": "ask", "askPerson": {"question": "{{ .Labels.x }}?"}}),
@@ -202,3 +204,37 @@ async def test_a_run_is_cancelled_once(world: World) -> None:
     await put(world, run.with_status(phase="Cancelled"))
     again = await world.call("POST", "/playbook-runs/repair-1:cancel", {})
     assert again.status_code == 409
+
+
+async def test_a_playbook_is_run_by_hand_only_about_what_its_matchers_hold_for(
+    world: World,
+) -> None:
+    """Its author needed rights there, and nowhere else."""
+    matchers = ['alertname="ReplicaDown"', 'environment="staging"']
+    await world.ok("PUT", "/playbooks/repair", manifest(matchers=matchers))
+    await fire(world)  # in production
+    for about in ({"labels": {"environment": "production"}}, {"alert": "ReplicaDown-1"}):
+        refused = await world.call("POST", "/playbooks/repair:run", {**about, "dryRun": True})
+        assert refused.status_code == 422, refused.text
+        assert 'environment=\\"staging\\" does not hold' in refused.text
+    run = await world.ok("POST", "/playbooks/repair:run", {"labels": {"deployment": "fraud"}})
+    assert run["spec"]["labels"]["environment"] == "staging"
+
+
+async def test_a_label_that_is_none_is_refused(world: World) -> None:
+    await world.ok("PUT", "/playbooks/repair", manifest())
+    refused = await world.call("POST", "/playbooks/repair:run", {"labels": {"not one": "x"}})
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["fields"][0]["path"] == "labels.not one"
+
+
+async def test_runs_by_hand_do_not_pile_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelplane.decisions.playbook_runs.KEPT_RUNS", 2)
+    await world.ok("PUT", "/playbooks/repair", manifest())
+    for number in range(1, 5):
+        body = {"dryRun": True, "labels": {"deployment": "fraud"}}
+        await world.ok("POST", "/playbooks/repair:run", body)
+        run = await world.store.get(PlaybookRun, f"repair-{number}")
+        await put(world, run.with_status(phase="Succeeded"))
+    names = [run.metadata.name for run in (await world.store.list(PlaybookRun))[0]]
+    assert names == ["repair-2", "repair-3", "repair-4"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from modelplane.api.identity import make_token
 from modelplane.decisions.training_names import token_name
 from modelplane.ports.store import Transaction
@@ -180,3 +182,41 @@ async def test_a_version_names_no_run_of_another_model_nor_one_that_is_not_there
         answer = await world.call("POST", "/model-versions", body)
         assert answer.status_code == 422, answer.text
         assert answer.json()["fields"][0]["path"] == "training.trainingRun"
+
+
+async def test_a_trigger_is_written_only_by_who_may_do_what_its_runs_do(world: World) -> None:
+    def rule(name: str, verb: str, *kinds: str) -> dict[str, Any]:
+        return {"name": name, "verbs": [verb], "kinds": list(kinds)}
+
+    async def may(*rules: dict[str, Any]) -> str:
+        spec = {"description": "Trains.", "rules": list(rules)}
+        await world.ok("PUT", "/roles/trainer", {"metadata": {"name": "trainer"}, "spec": spec})
+        answer = await world.call("PUT", "/training-triggers/own", {"spec": way}, token=tara)
+        return "" if answer.status_code == 200 else answer.json()["detail"]
+
+    binding = {"metadata": {"name": "trainers"}, "spec": {"role": "trainer", "groups": ["t"]}}
+    own, version = rule("own", "apply", "TrainingTrigger"), rule("push", "apply", "ModelVersion")
+    spec = {"description": "Trains.", "rules": [own]}
+    await world.ok("PUT", "/roles/trainer", {"metadata": {"name": "trainer"}, "spec": spec})
+    await world.ok("PUT", "/role-bindings/trainers", binding)
+    tara = (await world.ok("POST", "/tokens/tara:create", {"groups": ["t"]}))["secret"]
+    way = TRIGGER
+    assert "may not apply ModelVersion" in await may(own)
+    assert "may not apply Job in staging" in await may(own, version)
+    assert await may(own, version, rule("run", "apply", "Job")) == ""
+    way = {"model": "fraud", "run": {"http": {"url": "https://trainer.test/", "secret": "x"}}}
+    assert "may not apply NotificationChannel" in await may(own, version)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {**TRIGGER, "on": {"data": [{"uri": "s3://key:s3cret@bucket/x"}]}},
+        {"model": "fraud", "run": {"mlflow": {"uri": "https://ana:s3cret@git.test/x.git"}}},
+    ],
+)
+async def test_credentials_in_an_address_are_refused_and_not_repeated(
+    world: World, spec: dict[str, Any]
+) -> None:
+    answer = await world.call("PUT", "/training-triggers/own", {"spec": spec})
+    assert (answer.status_code, "s3cret" in answer.text) == (422, False), answer.text

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -319,6 +319,7 @@ _LABELS = st.dictionaries(
 )
 
 
+@example(own={"a": "\x85"}, of_group={"b": "\u2028"}, text="\x85ü", for_s=0.0)
 @given(own=_LABELS, of_group=_LABELS, text=st.text(max_size=60), for_s=st.floats(0, 1e5))
 def test_a_rule_file_says_what_the_rules_say(
     own: dict[str, str], of_group: dict[str, str], text: str, for_s: float

@@ -11,6 +11,8 @@ import pytest
 
 from modelplane.decisions.notifications import Delivery
 from modelplane.decisions.playbook import legs_of
+from modelplane.decisions.playbook_outcomes import effect_name
+from modelplane.decisions.playbook_starts import make_run
 from modelplane.decisions.rollout_requests import request_of_rollout
 from modelplane.resources.alerting import Silence
 from modelplane.resources.job import Job
@@ -337,6 +339,35 @@ async def test_a_webhook_is_posted_with_the_same_id_until_it_is_taken(
     assert (await plane.run()).status.phase == "Verifying"
 
 
+async def test_nothing_is_posted_for_a_run_that_was_cancelled(plane: RepairingPlane) -> None:
+    await plane.begin(playbook({"callWebhook": {"url": "https://ops.test/h"}}))
+    plane.poster.trouble = Delivery("unavailable", "no answer")
+    await plane.fire()
+    await plane.settle()
+    attempts = plane.poster.attempts
+    await plane.write((await plane.run()).with_spec(cancelled=True))
+    await plane.settle()
+    assert (await plane.run()).status.phase == "Cancelled"
+    assert plane.poster.attempts == attempts
+
+
+async def test_runs_about_one_deployment_that_began_at_once_wait_for_each_other(
+    plane: RepairingPlane,
+) -> None:
+    await plane.begin()
+    ask = {"askPerson": {"question": "go on?"}}
+    begun = [make_run(playbook(ask, name=name), [], None, labels=LABELS)[1] for name in "ab"]
+    await plane.write(*begun)
+    await plane.settle()
+    first, second = await plane.runs()
+    assert [first.status.phase, second.status.phase] == ["Running", "Pending"]
+    assert second.status.message == "waiting for a-1: one at a time"
+    await plane.write(first.with_spec(cancelled=True))
+    await plane.settle()
+    first, second = await plane.runs()
+    assert [first.status.phase, second.status.phase] == ["Cancelled", "Running"]
+
+
 async def test_a_person_says_no(plane: RepairingPlane) -> None:
     ask = {"askPerson": {"question": "Restart {{ $labels.deployment }}?"}}
     await plane.begin(playbook(ask, RESTART))
@@ -365,6 +396,9 @@ async def test_a_step_that_takes_too_long_fails_and_its_job_is_cancelled(
     await plane.settle()
     ((job,), _) = await plane.store.list(Job)
     assert job.spec.cancelled
+    assert job.spec.input is not None
+    assert job.spec.result_optional, "a repair leaves no result"
+    assert job.metadata.name == effect_name(job.metadata.labels["playbook-run"], "step-1")
     run = await plane.run()
     assert [s.phase for s in run.status.steps] == ["Failed", "Succeeded"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelplane.adapters.store.sqlite import SqliteStore
+from modelplane.controllers import rule_server
 from modelplane.controllers.loop import LEASE_NAME, Fence
 from modelplane.controllers.rule_server import START, RuleServerController
 from modelplane.decisions.alerts import KEEP_RESOLVED
@@ -169,3 +170,40 @@ async def test_alerts_that_are_long_over_are_forgotten(plane: Plane) -> None:
     await plane.clock.advance(KEEP_RESOLVED.total_seconds() + 1)
     await plane.controller.poll()
     assert await plane.phases() == []
+
+
+async def test_an_alert_that_cannot_be_taken_keeps_no_other_out(plane: Plane) -> None:
+    plane.serve(True)
+    odd = {"alertname": "Odd", "http.status": "500"}  # Prometheus 3 allows such names
+    strange = ServedAlert("ours", odd, {}, True, plane.clock.now(), 0.0)
+    plane.server.served.insert(0, strange)
+    await plane.controller.poll()
+    assert await plane.phases() == ["Firing"]
+    plane.clock.step(1)
+    plane.server.served = [strange]
+    await plane.controller.poll()
+    assert await plane.phases() == ["Resolved"]
+
+
+async def test_a_rule_with_very_many_alerts_has_bounds(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule_server, "MAX_GOING_ON", 3)
+    now = plane.clock.now()
+    served = [
+        ServedAlert("ours", {"alertname": "Down", "n": str(number)}, {}, True, now, 0.0)
+        for number in range(5)
+    ]
+    plane.server.served = served
+    await plane.controller.poll()
+    assert await plane.phases() == ["Firing"] * 3
+    plane.clock.step(1)
+    plane.server.served = served[::-1]
+    await plane.controller.poll()
+    assert await plane.phases() == ["Firing"] * 3, "whoever is in stays in"
+    plane.clock.step(1)
+    plane.server.served = served[3:]
+    await plane.controller.poll()
+    plane.clock.step(1)
+    await plane.controller.poll()
+    assert sorted(await plane.phases()) == ["Firing"] * 2 + ["Resolved"] * 3

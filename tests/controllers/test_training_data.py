@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +153,28 @@ async def test_a_place_that_hangs_is_not_asked_by_a_second_thread(
                 await places.fingerprint(data)
     finally:
         go_on.set()
+
+
+async def test_two_triggers_that_watch_the_same_both_see_it(
+    places: WatchedPlaces, tmp_path: Path
+) -> None:
+    file = tmp_path / "may.csv"
+    file.write_text("a\n1\n")
+    looks = [look_at(file), look_at(file)]
+    for _ in range(2):
+        await asyncio.gather(*(look.look(places) for look in looks))
+    assert digest_of(looks[0]) == digest_of(looks[1])
+
+
+async def test_a_link_that_leads_nowhere_hides_no_change(
+    places: WatchedPlaces, tmp_path: Path
+) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.csv").write_text("a\n1\n")
+    (tmp_path / "gone.csv").symlink_to(tmp_path / "nowhere")
+    data = WatchedData(uri=str(tmp_path))
+    seen = {await places.fingerprint(data)}
+    for number in range(20):
+        (tmp_path / f"{number}.csv").write_text("a\n1\n2\n")
+        seen.add(await places.fingerprint(data))
+    assert len(seen) == 21

@@ -52,6 +52,7 @@ def conclude(end: dict[str, Any], **spec: Any) -> JobStatus:
         ({"result": {"passed": True}}, {"input": GIVEN}, "Succeeded", ""),
         ({}, {"input": GIVEN}, "Failed", "InvalidResult"),
         ({"result_fault": "it is not JSON"}, {"input": GIVEN}, "Failed", "InvalidResult"),
+        ({}, {"input": GIVEN, "result_optional": True}, "Succeeded", ""),
         ({"result_fault": "it is not JSON"}, {}, "Succeeded", ""),
         ({"code": 65, "result": {"impossible": "no label"}}, {"input": GIVEN}, "Failed",
          "ExitCode"),

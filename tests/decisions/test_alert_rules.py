@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from modelplane.decisions.alert_rules import (
     MAX_ALERTS,
     PlannedRule,
     find_alerts,
+    find_excess,
     make_records,
     plan_rules,
     recorded_names,
@@ -60,12 +62,45 @@ def test_labels_are_those_of_the_series_the_group_and_the_rule() -> None:
 
 def test_more_alerts_than_the_limit_are_none_and_say_so() -> None:
     one = planned({"alert": "A", "expr": "modelplane_jobs"}, limit=2)
-    series = [({"phase": str(number)}, 1.0) for number in range(3)]
-    assert find_alerts(one, series) == "3 series, and 2 alerts at the most"
-    assert isinstance(find_alerts(one, series[:2]), dict)
+    assert find_excess(one, 3) == "3 series, and 2 alerts at the most"
+    assert find_excess(one, 2) == ""
     boundless = planned({"alert": "A", "expr": "modelplane_jobs"})
-    many = [({"phase": str(number)}, 1.0) for number in range(MAX_ALERTS + 1)]
-    assert isinstance(find_alerts(boundless, many), str)
+    assert find_excess(boundless, MAX_ALERTS + 1) != ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "group", "fault"),
+    [
+        ({"record": "modelplane_jobs", "expr": "vector(1)"}, {}, "modelplane measures"),
+        ({"record": "modelplane_http_requests_total", "expr": "1"}, {}, "modelplane measures"),
+        ({"record": "a:b", "expr": "modelplane_jobs"}, {}, ""),
+        ({"alert": "A", "expr": "modelplane_jobs"}, {"query_offset": "2h"}, "needs a Prometheus"),
+        (
+            {"alert": "A", "expr": "max_over_time(modelplane_jobs[40m])"},
+            {"query_offset": "30m"},
+            "needs a Prometheus",
+        ),
+    ],
+)
+def test_rules_that_nobody_could_evaluate_say_so(
+    rule: dict[str, Any], group: dict[str, Any], fault: str
+) -> None:
+    assert fault in planned(rule, **group).fault
+    assert bool(planned(rule, **group).fault) == bool(fault)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"record": "a b", "expr": "up"},
+        {"record": "", "expr": "up"},
+        {"alert": "", "expr": "up"},
+        {"alert": "A", "expr": "up", "labels": {"__name__": "x"}},
+    ],
+)
+def test_names_that_no_series_can_have_are_refused(rule: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="groups"):
+        spec(rule)
 
 
 def test_a_rule_that_makes_series_alike_says_so() -> None:
@@ -166,5 +201,18 @@ def test_no_template_breaks_anything(text: str, value: float) -> None:
     assert len(filled) <= MAX_CHARS
 
 
+@pytest.mark.parametrize("piece", ["{{", '{{ "', " ", "{{a}}", "{{ a -}} "])
+def test_the_time_for_a_template_grows_with_its_length_only(piece: str) -> None:
+    text = piece * (100_000 // len(piece)) + "{{"
+    began_s = time.process_time()
+    fill_in(text, FACTS)
+    assert time.process_time() - began_s < 1.0, "some took minutes"
+
+
+def test_space_is_trimmed_where_a_template_says_so() -> None:
+    text = "a  {{- $value -}}  b {{- /* none */ -}} c {{ $value }} d"
+    assert fill_in(text, Facts({}, 1.0)) == "a1bc 1 d"
+
+
 def test_a_deep_template_is_not_filled_in() -> None:
-    assert fill_in("{{" + "(" * 5_000 + "}}", FACTS).startswith("[not filled in")
+    assert fill_in("{{" + "(" * 3_000 + "}}", FACTS).startswith("[not filled in")

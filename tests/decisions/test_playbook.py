@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from modelplane.decisions.alerts import fingerprint
 from modelplane.decisions.playbook import Observed, decide, failed_step, legs_of
-from modelplane.decisions.playbook_outcomes import World, effect_name
+from modelplane.decisions.playbook_outcomes import Act, Done, Refused, World, effect_name
 from modelplane.decisions.playbook_rights import rights_of
-from modelplane.decisions.playbook_starts import decide_starts
+from modelplane.decisions.playbook_runs import surplus
+from modelplane.decisions.playbook_starts import decide_starts, make_run
+from modelplane.decisions.playbook_steps import plan
 from modelplane.decisions.playbook_text import Unfilled, fill, fill_query
 from modelplane.resources.alerting import Alert, AlertSpec, AlertStatus
 from modelplane.resources.meta import Metadata
@@ -204,3 +206,64 @@ def test_legs_are_told_only_as_far_as_they_went() -> None:
     assert legs_of(status) == {
         "alert": 0.0, "begin": 2.0, "repair": None, "recovery": None, "total": None,
     }  # fmt: skip
+
+
+def ended(run: PlaybookRun, **status: Any) -> PlaybookRun:
+    run = run.with_(metadata=run.metadata.with_(created_at=NOW))
+    return run.with_status(**{"phase": "Succeeded", "finished_at": NOW, **status})
+
+
+@pytest.mark.parametrize(
+    ("reason", "verify", "begins"),
+    [
+        ("Recovered", {}, True),
+        ("Unneeded", {"expr": "up"}, True),
+        ("Recovered", {"expr": "up"}, False),
+        ("DryRun", {}, False),
+    ],
+)
+def test_a_condition_that_comes_back_in_the_same_episode_is_dealt_with_anew(
+    reason: str, verify: dict[str, str], begins: bool
+) -> None:
+    """An alert that fires on for a while had no condition when the run found it gone."""
+    book = playbook(verify=verify)
+    (run,) = _begin(book, [])
+    starts = decide_starts(
+        [alert()], [book], [ended(run, reason=reason)], budget_per_hour=9, now=NOW
+    )
+    assert (starts.begin is not None) is begins
+
+
+def test_a_dry_run_cools_nothing_down() -> None:
+    book = playbook(limits={"cooldown": "1h"})
+    _, dry = make_run(book, [], None, labels=LABELS, dry_run=True)
+    starts = decide_starts([alert()], [book], [ended(dry)], budget_per_hour=9, now=NOW)
+    assert starts.begin is not None
+
+
+def test_what_decisions_still_depend_on_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelplane.decisions.playbook_runs.KEPT_RUNS", 1)
+    (about_open,) = _begin(playbook(), [])
+    over = about_open.with_spec(alert="over")
+    runs = [
+        ended(run.with_(metadata=run.metadata.with_(name=f"repair-{number}")))
+        for number, run in enumerate((about_open, over, over.with_spec(dry_run=True), over), 1)
+    ]
+    later = NOW + timedelta(hours=2)
+    assert surplus("repair", runs, [alert()], NOW) == (), "limits count them"
+    assert [run.metadata.name for run in surplus("repair", runs, [alert()], later)] == ["repair-2"]
+    assert surplus("other", runs, [], later) == ()
+
+
+def test_a_label_does_not_smuggle_a_place_into_a_command() -> None:
+    step = {"name": "s", "runCommand": {"command": ["{python}", "{{ $labels.who }}"]}}
+    (run,) = _begin(playbook(steps=[step]), [])
+    (declared,) = run.spec.steps
+
+    def planned(who: str) -> Act | Done | Refused:
+        labels = {**LABELS, "who": who}
+        return plan(declared, run.with_spec(labels=labels), World(has_environment=True), NOW)
+
+    assert isinstance(planned("me"), Act)
+    assert isinstance(planned("{python}"), Refused)
+    assert isinstance(planned("x{artifact:model}"), Refused)

@@ -72,6 +72,17 @@ def test_those_of_another_modelplane_are_taken_like_any_other() -> None:
     assert taken.silence.metadata.name == "alertmanager-a"
 
 
+def test_an_annotation_that_somebody_spoilt_is_written_anew() -> None:
+    theirs = served("a")
+    [taken] = decide([], [theirs])
+    assert isinstance(taken, Take)
+    for spoilt in ("soon", "2026-03-01T12:00:00"):
+        metadata = taken.silence.metadata.with_(annotations={END_ANNOTATION: spoilt})
+        [again] = decide([taken.silence.with_(metadata=metadata)], [theirs])
+        assert isinstance(again, Take)
+        assert again.silence.metadata.annotations == taken.silence.metadata.annotations
+
+
 def test_one_that_is_made_there_is_here_and_ends_with_the_first_side_that_ends_it() -> None:
     [taken] = decide([], [served("a")])
     assert isinstance(taken, Take)

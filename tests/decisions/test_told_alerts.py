@@ -215,3 +215,15 @@ def test_whatever_comes_is_read_or_refused(body: dict[str, Any]) -> None:
         assert refused.message
     else:
         assert len(group.alerts) + group.own == len(body["alerts"])
+
+
+def test_too_much_is_not_taken() -> None:
+    long = {"alertname": "A", "text": "x" * 20_000}
+    with pytest.raises(ValueError, match="16,000 characters"):
+        take_alert(None, ToldAlert("alertmanager", long, "Firing", NOW), NOW)
+    texts = {"summary": "y" * 1_000_000}
+    told_of = ToldAlert("alertmanager", LABELS, "Firing", NOW, annotations=texts)
+    alert = take_alert(None, told_of, NOW)
+    assert alert is not None
+    assert len(alert.status.annotations["summary"]) == 4_000
+    assert take_alert(alert, told_of, NOW) is None, "the same again is no news"

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -27,7 +27,7 @@ class Load:
     assigned: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
-    async def __aenter__(self) -> Load:
+    async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=30)
         connector = aiohttp.TCPConnector(limit=64)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)

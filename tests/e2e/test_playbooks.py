@@ -40,6 +40,7 @@ metadata: {name: start-again}
 spec:
   matchers: ['alertname="ModelServerHangs"']
   steps:
+  - {name: collect, runCommand: {command: [uptime], environment: production}}
   - {name: restart, restartReplica: {}, timeout: 2m}
   - name: see
     waitFor: {expr: 'modelplane_replica_up{replica="{{ $labels.replica }}"} == 1'}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from modelplane.errors import InvalidResource
-from modelplane.resources.alerting import AlertRules, Silence
+from modelplane.resources.alerting import AlertRules, Matcher, Silence
 from modelplane.resources.manifest import canonical, read_document, read_documents
 
 FILE = """\
@@ -120,3 +122,17 @@ def test_a_silence_says_what_how_long_and_why(changes: dict[str, object], why: s
     with pytest.raises(InvalidResource) as caught:
         read_document({**head, "spec": {**spec, **changes}})
     assert why in " ".join(fault.message for fault in caught.value.fields)
+
+
+def test_numbers_in_a_rule_file_keep_all_their_digits() -> None:
+    text = FILE.replace("{record: one, expr: 1, labels: }", "{record: one, expr: 1234567.5}")
+    assert read(text)[1].spec.groups[0].rules[0].expr == "1234567.5"
+
+
+def test_a_pattern_of_a_matcher_can_hold_nobody_up() -> None:
+    began_s = time.process_time()
+    matcher = Matcher.model_validate('name=~"(a+)+(a+)+(a+)+b"')
+    assert not matcher.matches({"name": "a" * 5_000})
+    assert time.process_time() - began_s < 1.0, "patterns that backtrack never end on this"
+    with pytest.raises(ValueError, match="bad regular expression"):
+        Matcher.model_validate('name=~"(?=a)"')

@@ -39,6 +39,7 @@ PROCESS_PREFIX = "job-"
 STOP_S = 5.0
 _GIVE_UP_STARTING_S = 600.0
 _LOOK_S = 1.0
+_TELL_PROGRESS_S = 10.0
 _FIRST_UPLOAD_RETRY_S = 0.5
 _MAX_UPLOAD_RETRY_S = 30.0
 # Beyond its disk limit, one file may grow by so much between two looks; its log counts too.
@@ -84,6 +85,7 @@ class JobRunner:
         self._files = files_of(node, job)
         self._cancelled = asyncio.Event()
         self._first_failure_s: float | None = None
+        self._tell_progress_at_s = 0.0
 
     def update(self, job: Job) -> None:
         """Take a newer form of the job; only its wish to end can change."""
@@ -175,18 +177,22 @@ class JobRunner:
             except TransientError as error:
                 return self._try_again(error)
         environment = metadata.environment or "default"
-        return await node.processes.start(
-            ProcessSpec(
-                name=self._name,
-                command=filled.command,
-                env={**env, **self._files.variables(folders)},
-                cwd=self._files.work_dir,
-                log_path=node.places.log_dir / "jobs" / environment / f"{metadata.name}.log",
-                memory_bytes=spec.memory,
-                file_bytes=None if spec.disk is None else spec.disk + _FILE_ALLOWANCE_BYTES,
-                labels={"job": f"{environment}/{metadata.name}"},
-            )
+        process = ProcessSpec(
+            name=self._name,
+            command=filled.command,
+            env={**env, **self._files.variables(folders)},
+            cwd=self._files.work_dir,
+            log_path=node.places.log_dir / "jobs" / environment / f"{metadata.name}.log",
+            memory_bytes=spec.memory,
+            file_bytes=None if spec.disk is None else spec.disk + _FILE_ALLOWANCE_BYTES,
+            labels={"job": f"{environment}/{metadata.name}"},
         )
+        try:
+            return await node.processes.start(process)
+        except ValueError as error:  # a zero byte in it, or "=" in the name of a variable
+            return f"no system starts such a command: {error}"
+        except TransientError as error:
+            return self._try_again(error)
 
     async def _training_variables(self, run: str) -> dict[str, str]:
         """Return what tells a training where it may register versions, and as what.
@@ -261,10 +267,17 @@ class JobRunner:
                 if size_bytes >= limit_bytes:
                     return
 
-    def _note_progress(self) -> None:
-        """Pass on how far the job says it is, when that has changed."""
+    def _note_progress(self, *, at_end: bool = False) -> None:
+        """Pass on how far the job says it is, when that has changed.
+
+        Not too often: each time is a record in the audit log.
+        """
+        now_s = self._node.clock.monotonic_s()
+        if now_s < self._tell_progress_at_s and not at_end:
+            return
         found, status = self._files.read_progress(), self._job.status
         if found is not None and found != (status.progress, status.progress_message):
+            self._tell_progress_at_s = now_s + _TELL_PROGRESS_S
             self._set(progress=found.share, progress_message=found.message)
 
     # The end ----------------------------------------------------------------------------------
@@ -272,7 +285,7 @@ class JobRunner:
     async def _conclude(self, end: JobEnd) -> None:
         """Keep what the job left, and report how it ended."""
         if not end.not_started:
-            self._note_progress()
+            self._note_progress(at_end=True)
             end = await self._take_result(end)
             output = await self._store_output()
             end = replace(end, output=output.digest, output_message=output.message)

@@ -8,6 +8,7 @@ dies, a job is never run twice and what it left is not lost.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import structlog
 
@@ -25,7 +26,7 @@ from modelplane.agent.job_runner import (
 from modelplane.agent.node import Node, Report, short_id
 from modelplane.errors import TransientError
 from modelplane.resources.job import FINISHED_JOB, Job
-from modelplane.resources.meta import ResourceKey
+from modelplane.resources.meta import Part, Resource, ResourceKey
 
 log = structlog.get_logger(__name__)
 
@@ -69,12 +70,17 @@ class Jobs:
                 job,
                 self._node,
                 self._control_plane,
-                self._report,
+                self._report_known,
                 allowed=self._allowed,
                 slots=self._slots if job.spec.training is None else self._training_slots,
             )
             self._runners[uid] = runner
             self._tasks[uid] = asyncio.create_task(self._run(runner, job), name=str(job.key))
+
+    def _report_known(self, job: Resource[Any, Any], status: Part) -> None:
+        """Report, unless the job was deleted: by its name one that was made anew may be known."""
+        if self._uids.get(job.key) == job.metadata.uid:
+            self._report(job, status)
 
     def forget(self, key: ResourceKey) -> None:
         """Take that a job is no longer declared: it ends."""

@@ -47,6 +47,7 @@ class Context:
     deliveries: Deliveries = field(default_factory=Deliveries)
     pairs: PairBuffer = field(default_factory=PairBuffer)
     unknown_predictors: set[tuple[str, str]] = field(default_factory=set)
+    noted_losses: dict[tuple[object, ...], None] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:

@@ -26,6 +26,9 @@ from modelplane.resources.alerting import Alert
 from modelplane.resources.meta import Subject
 
 MAX_BODY_BYTES = 8 * 2**20
+MAX_GOING_ON = 10_000
+"""Alerts from Alertmanagers that are not over; more are refused, for nobody here ends them."""
+
 _TRIES = 5
 _log = structlog.get_logger(__name__)
 
@@ -47,16 +50,23 @@ def add_alertmanager_routes(routes: Routes) -> None:
         limits = context.dependencies.limits
         body = await read_body(request, MAX_BODY_BYTES, limits.idle_timeout_s)
         group = _read(body, context)
-        changed, refused = 0, [*group.refused]
+        changed, refused = 0, list[str]()
+        going_on = await _going_on(context)
         for told in group.alerts:
             try:
+                if told.phase == "Resolved":
+                    going_on.discard(told.name)
+                elif told.name not in going_on and len(going_on) >= MAX_GOING_ON:
+                    raise ValueError(f"{MAX_GOING_ON:,} alerts of Alertmanagers go on already")
+                else:
+                    going_on.add(told.name)
                 changed += await _take(context, told, subject)
             except ValueError as error:
                 refused.append(f"{told.labels.get('alertname', '')}: {str(error)[:200]}")
         if group.truncated or refused:
             _log.warning("alertmanager.incomplete", truncated=group.truncated, refused=len(refused))
         answer = {
-            "received": len(group.alerts) + group.own + len(refused),
+            "received": len(group.alerts) + group.own,
             "changed": changed,
             "own": group.own,
             "truncated": group.truncated,
@@ -84,6 +94,16 @@ def _read(body: bytes, context: Context) -> WebhookGroup:
             [FieldError(error.path, error.message)],
             hint="send version 4 of the webhook: webhook_configs with this address",
         ) from None
+
+
+async def _going_on(context: Context) -> set[str]:
+    """Return the names of the alerts from Alertmanagers that are not over."""
+    alerts, _ = await context.store.list(Alert)
+    return {
+        alert.metadata.name
+        for alert in alerts
+        if alert.spec.source == "alertmanager" and alert.status.phase != "Resolved"
+    }
 
 
 async def _take(context: Context, told: ToldAlert, subject: Subject) -> bool:

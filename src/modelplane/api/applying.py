@@ -22,6 +22,7 @@ from modelplane.api.granting import (
 from modelplane.api.playbooks import allow_playbook, check_playbook
 from modelplane.api.policies import check_policies, check_unused
 from modelplane.api.traffic_policies import apply_policy, end_policy
+from modelplane.api.training import allow_trigger
 from modelplane.decisions.admission import Asked, Result, admit_plain
 from modelplane.decisions.alert_rules import recorded_names, warn_of_rules
 from modelplane.decisions.aliases import Mover, drop_version
@@ -52,6 +53,7 @@ from modelplane.resources.promotion import Promotion
 from modelplane.resources.promotion_policy import PromotionPolicy
 from modelplane.resources.role import Role, RoleBinding
 from modelplane.resources.traffic_policy import TrafficPolicy
+from modelplane.resources.training import TrainingTrigger
 
 
 def read_declared(
@@ -102,6 +104,8 @@ async def allow_apply(context: Context, subject: Subject, declared: AnyResource)
         await context.allow(subject, "apply", kind, key.environment, model=model)
     if isinstance(declared, Playbook):
         await allow_playbook(context, subject, declared)
+    if isinstance(declared, TrainingTrigger):
+        await allow_trigger(context, subject, declared)
     if isinstance(declared, Model) and isinstance(existing, Model):
         kept = existing.metadata.labels.items() & declared.metadata.labels.items()
         if len(kept) < len(existing.metadata.labels):

@@ -7,6 +7,7 @@ Playbooks are declared like every other kind, and what becomes of runs is `contr
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import Request
@@ -22,6 +23,7 @@ from modelplane.decisions.authorization import Verb
 from modelplane.decisions.playbook_answers import answer_step, cancel_run, may_answer
 from modelplane.decisions.playbook_checks import find_faults
 from modelplane.decisions.playbook_rights import rights_of
+from modelplane.decisions.playbook_runs import surplus
 from modelplane.decisions.playbook_starts import choose_subject, start_by_hand
 from modelplane.errors import FieldError, Forbidden, InvalidResource, NotFound
 from modelplane.ports.store import Transaction
@@ -29,6 +31,7 @@ from modelplane.resources.alerting import Alert
 from modelplane.resources.meta import Subject
 from modelplane.resources.playbook import Playbook, PlaybookRun
 
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _PLAYBOOK, _RUN = Playbook.__name__, PlaybookRun.__name__
 
 
@@ -105,12 +108,14 @@ async def _act_on_playbook(request: Request, name: str, verb: str) -> Response:
         transaction = Transaction(asked.subject, asked.reason)
         transaction.update(counted, "playbook.begin")
         transaction.create(run, "playbook.run")
+        for old in surplus(name, runs, alerts, asked.now):
+            transaction.delete(old, "playbook.forget")
         if alert is not None and not run.spec.dry_run:
             transaction.update(alert.with_status(run=run.metadata.name), "playbook.begin")
         return transaction, run
 
     run, written = await commit(context.store, prepare)
-    return part_response(next((r for r in written if isinstance(r, PlaybookRun)), run), 201)
+    return part_response(next((r for r in written if r.key == run.key), run), 201)
 
 
 def _read_labels(given: dict[Any, Any]) -> dict[str, str]:
@@ -118,6 +123,11 @@ def _read_labels(given: dict[Any, Any]) -> dict[str, str]:
         FieldError(f"labels.{str(name)[:80]}", "must be text")
         for name, value in given.items()
         if not isinstance(value, str)
+    ]
+    faults += [
+        FieldError(f"labels.{name[:80]}", "not the name of a label: letters, digits and '_'")
+        for name in given
+        if not _LABEL.fullmatch(name)
     ]
     if faults:
         raise InvalidResource("the labels are not valid", faults)

@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import Query, Request
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from modelplane.api.access import context_of
-from modelplane.api.answers import json_response
+from modelplane.api.answers import JSON, json_response
 from modelplane.api.deployments import load_deployment
 from modelplane.api.predictions import store_of
 from modelplane.api.routes import Routes
@@ -106,7 +107,10 @@ def _add_rows(routes: Routes) -> None:
             last = page[-1].at
             again = sum(row.at == last for row in found)
             answer["next"] = {"since": last.isoformat(), "skip": again}
-        return await asyncio.to_thread(json_response, answer)
+        # Models are sent, and answer, numbers that JSON does not have.
+        return await asyncio.to_thread(
+            lambda: Response(to_json(answer, inf_nan_mode="null"), media_type=JSON)
+        )
 
     routes.add(
         "GET",

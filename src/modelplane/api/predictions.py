@@ -8,7 +8,6 @@ Work that grows with the body is done off the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -25,6 +24,7 @@ from modelplane.api.routes import Routes
 from modelplane.decisions.prediction_events import (
     DROPPED_TYPE,
     PredictionEvent,
+    count_unkept,
     make_predictions,
     read_event,
 )
@@ -42,9 +42,12 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
     202: {"description": "How many predictions were kept, and what could not be."}
 }
 _UNKNOWN_NAMES = 1_000
+_NOTED_LOSSES = 10_000
 _log = structlog.get_logger(__name__)
 
 _Deployments = Mapping[tuple[str, str], ModelDeployment]
+_Loss = tuple[tuple[object, ...], Place, int]
+"""What names it, whose it is, how many rows."""
 
 
 def store_of(context: Context) -> Predictions:
@@ -83,7 +86,7 @@ def add_prediction_routes(routes: Routes) -> None:
         halves = [event for event in events if event.type != DROPPED_TYPE]
         told = [event for event in events if event.type == DROPPED_TYPE]
         clock = context.dependencies.clock
-        paired = context.pairs.put(halves, clock.monotonic_s())
+        paired = context.pairs.put(halves, clock.monotonic_s(), size_bytes=len(body))
         # What waited is of other requests, and its deployment may be gone meanwhile.
         waited = [*(response for _, response in paired.pairs), *paired.lost]
         more, _ = await _find_deployments(context, waited, environment)
@@ -91,8 +94,7 @@ def add_prediction_routes(routes: Routes) -> None:
         await asyncio.to_thread(intake.take, paired.pairs, clock.now())
         intake.note_lost([*told, *paired.lost])
         kept = await store.add(intake.rows) if intake.rows else 0
-        for place, count in intake.dropped.items():
-            await store.add_dropped(place, count)
+        await _note_losses(context, store, intake.lost)
         if unknown:
             raise _unknown_error(context, unknown, kept)
         if faults and not halves and not told:
@@ -186,6 +188,26 @@ def _unknown_error(context: Context, unknown: set[tuple[str, str]], kept: int) -
     )
 
 
+async def _note_losses(context: Context, store: Predictions, losses: Sequence[_Loss]) -> None:
+    """Count losses, each once: rows are known by their names, a loss by its event only."""
+    new: dict[Place, dict[tuple[object, ...], int]] = {}
+    for key, place, count in losses:
+        if key not in context.noted_losses:
+            new.setdefault(place, {})[key] = count
+    for counts in new.values():
+        context.noted_losses.update(dict.fromkeys(counts))
+    try:
+        for place in list(new):
+            await store.add_dropped(place, sum(new[place].values()))
+            del new[place]
+    finally:
+        for counts in new.values():  # not counted: who sends them again is heard
+            for key in counts:
+                context.noted_losses.pop(key, None)
+        for key in list(context.noted_losses)[:-_NOTED_LOSSES]:
+            context.noted_losses.pop(key, None)
+
+
 def _place_of(event: PredictionEvent, deployment: ModelDeployment) -> Place:
     """Return who predicted; KServe knows no versions: then it is the stable one."""
     stable = deployment.status.stable
@@ -207,7 +229,7 @@ class _Intake:
     def __init__(self, deployments: _Deployments) -> None:
         self._deployments = deployments
         self.rows: list[Prediction] = []
-        self.dropped: Counter[Place] = Counter()
+        self.lost: list[_Loss] = []
         self.ignored = 0
 
     def take(self, pairs: Sequence[Pair], now: datetime) -> None:
@@ -224,6 +246,8 @@ class _Intake:
                 continue
             place, labels = _place_of(response, deployment), deployment.spec.labels
             self.rows += make_predictions(request, response, place, log=log, labels=labels, now=now)
+            if unkept := count_unkept(response):
+                self.lost.append(((response.type, *response.pair_key), place, unkept))
 
     def note_lost(self, events: Sequence[PredictionEvent]) -> None:
         """Count rows that are said to be lost, and requests whose response did not come."""
@@ -231,4 +255,5 @@ class _Intake:
             deployment = self._deployments.get(_where(event))
             count = event.count("rows") if event.type == DROPPED_TYPE else 1
             if deployment is not None and count:
-                self.dropped[_place_of(event, deployment)] += count
+                place = _place_of(event, deployment)
+                self.lost.append(((event.type, *event.pair_key), place, count))

@@ -26,12 +26,28 @@ from modelplane.decisions.training_names import is_training_token, token_name, t
 from modelplane.errors import Conflict, Forbidden, NotFound
 from modelplane.ports.store import Store, Transaction
 from modelplane.resources.fields import suggest
+from modelplane.resources.job import Job
+from modelplane.resources.meta import Subject
+from modelplane.resources.model import ModelVersion
+from modelplane.resources.notification import NotificationChannel
 from modelplane.resources.token import Token
 from modelplane.resources.training import TrainingRun, TrainingTrigger
 
 _TRIGGER, _RUN = TrainingTrigger.__name__, TrainingRun.__name__
 _SPARE = timedelta(minutes=10)
 """How much longer than its run may take a token is good: it goes with the run, as a rule."""
+
+
+async def allow_trigger(context: Context, subject: Subject, declared: TrainingTrigger) -> None:
+    """Raise `Forbidden` unless `subject` may do by hand what the runs of a trigger do."""
+    spec, run = declared.spec, declared.spec.run
+    await context.allow(subject, "apply", ModelVersion.__name__, model=spec.model)
+    job = run.command or run.mlflow
+    if job is not None:
+        await context.allow(subject, "apply", Job.__name__, job.environment)
+    else:
+        # What is posted is signed with a secret, as what goes to a channel is.
+        await context.allow(subject, "apply", NotificationChannel.__name__)
 
 
 def add_training_routes(routes: Routes) -> None:

@@ -10,7 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from modelplane.controllers.loop import Fence
-from modelplane.decisions.alert_notices import decide_notice, next_turn_s, silence_status
+from modelplane.decisions.alert_notices import (
+    decide_notice,
+    kept_until,
+    next_turn_s,
+    silence_status,
+)
 from modelplane.ports.clock import Clock
 from modelplane.ports.outbox import add_notifications
 from modelplane.ports.store import Store, Transaction
@@ -48,6 +53,12 @@ class AlertNoticeController:
     async def _reconcile_silence(self, key: ResourceKey) -> float | None:
         now = self._clock.now()
         silence = await self._store.find(Silence, key.name)
+        until = kept_until(silence) if silence is not None else None
+        if silence is not None and until is not None and until <= now:
+            transaction = Transaction(SUBJECT, "kept long enough", fence=self._fence.lease)
+            transaction.delete(silence, "remove")
+            await self._store.commit(transaction)
+            return None
         if silence is not None:
             status = silence_status(silence, now)
             if status != silence.status:
@@ -60,14 +71,14 @@ class AlertNoticeController:
         for alert in alerts:
             if alert.status.phase != "Resolved":
                 await self._tell(alert, silences)
-        return next_turn_s(silence.spec, now) if silence is not None else None
+        return next_turn_s(silence, now) if silence is not None else None
 
     async def _tell(self, alert: Alert, silences: Sequence[Silence]) -> None:
-        status, event = decide_notice(alert, silences, self._clock.now())
+        status, events = decide_notice(alert, silences, self._clock.now())
         if status == alert.status:
             return
         transaction = Transaction(SUBJECT, fence=self._fence.lease)
-        transaction.update(alert.with_(status=status), "alert.told" if event else "alert.silence")
-        if event is not None:
+        transaction.update(alert.with_(status=status), "alert.told" if events else "alert.silence")
+        for event in events:
             await add_notifications(self._store, transaction, event)
         await self._store.commit(transaction)

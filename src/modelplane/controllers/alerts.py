@@ -9,7 +9,7 @@ Tells nobody (`alert_notices` does) and repairs nothing (playbooks do).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -23,6 +23,7 @@ from modelplane.decisions.alert_rules import (
     FoundAlert,
     PlannedRule,
     find_alerts,
+    find_excess,
     make_records,
     plan_rules,
     recorded_names,
@@ -30,13 +31,16 @@ from modelplane.decisions.alert_rules import (
     status_of,
 )
 from modelplane.decisions.alerts import (
+    AWAY,
     Observation,
     close_for_rule,
     decide_alert,
+    find_forgotten,
     fingerprint,
-    kept_until,
+    pass_over,
 )
 from modelplane.decisions.series import Sample
+from modelplane.decisions.told_alerts import settle_alert
 from modelplane.errors import Conflict, ModelplaneError, TransientError
 from modelplane.ports.alerting import QueryRefused, Result
 from modelplane.ports.clock import Clock
@@ -52,6 +56,11 @@ from modelplane.resources.alerting import (
 from modelplane.resources.meta import Metadata, Subject
 
 SUBJECT = Subject(name="system:alerts")
+_TRIES = 3
+_EVALUATED = "alerts.evaluated"
+_NOTE_EVERY = timedelta(seconds=10)
+"""How often it is stored that rules are evaluated, while an alert is pending."""
+
 _GRACE_S = 0.5
 """A set that comes this much early is in time for its group."""
 
@@ -117,6 +126,7 @@ class AlertController:
         self._external_url = external_url.rstrip("/")
         self._state = _State()
         self._evaluated_at: datetime | None = None
+        self._noted_at: datetime | None = None
         self._measured = asyncio.Event()
 
     def recorded(self) -> frozenset[str]:
@@ -151,16 +161,52 @@ class AlertController:
         """Evaluate the groups that are due at the newest set, and write what changed."""
         at, _ = self._ring.latest()
         await self._load()
-        if at is None or (self._evaluated_at is not None and at <= self._evaluated_at):
+        if at is None or at == self._evaluated_at:
             return
+        await self._pass_over_absence(at)
         self._evaluated_at = at
-        evaluated = {planned.name for planned in self._due(at) if self._evaluate_rule(planned, at)}
-        transaction = Transaction(SUBJECT, fence=self._fence.lease)
-        self._decide(transaction, evaluated, at)
-        self._close_orphans(transaction, at)
-        self._show(transaction)
+        evaluated = {planned.key for planned in self._due(at) if self._try_rule(planned, at)}
+        for last in (False,) * (_TRIES - 1) + (True,):
+            held = self._held()
+            transaction = Transaction(SUBJECT, fence=self._fence.lease)
+            self._decide(transaction, evaluated, held, at)
+            self._close_orphans(transaction, held, at)
+            self._show(transaction)
+            self._note(transaction, at)
+            try:
+                if transaction:
+                    await self._store.commit(transaction)
+            except Conflict:  # decide anew: the next evaluation of a group may be minutes away
+                if last:
+                    raise
+                self._state.version = -1
+                await self._load()
+            else:
+                return
+
+    async def _pass_over_absence(self, at: datetime) -> None:
+        """Leave out of what alerts wait for the time in which nobody evaluated."""
+        if self._evaluated_at is not None and at - self._evaluated_at <= AWAY:
+            return
+        stored = (await self._store.evidence([_EVALUATED])).get(_EVALUATED)
+        known = [datetime.fromisoformat(stored["at"])] if stored is not None else []
+        last = max([*known, *([self._evaluated_at] if self._evaluated_at else [])], default=at)
+        transaction = Transaction(SUBJECT, "nobody evaluated rules", fence=self._fence.lease)
+        for alert in self._state.alerts.values():
+            status = pass_over(alert.status, last, at)
+            if alert.spec.source == "modelplane" and status != alert.status:
+                transaction.update(alert.with_(status=status), "alert.pending")
         if transaction:
+            self._note(transaction, at)
             await self._store.commit(transaction)
+            await self._load()
+
+    def _note(self, transaction: Transaction, at: datetime) -> None:
+        """Store that rules are evaluated now, for whoever does after us."""
+        is_pending = any(one.status.phase == "Pending" for one in self._state.alerts.values())
+        if is_pending and (self._noted_at is None or abs(at - self._noted_at) >= _NOTE_EVERY):
+            transaction.put_evidence(_EVALUATED, {"at": at.isoformat()})
+            self._noted_at = at
 
     async def _load(self) -> None:
         """Read rules and alerts again when any of them changed."""
@@ -198,17 +244,29 @@ class AlertController:
         for planned in self._state.planned:
             group = (planned.rules, planned.group.name)
             if group not in due:
-                when = self._state.due_at.get(group, at)
-                due[group] = when - at <= timedelta(seconds=_GRACE_S)
+                interval_s = planned.group.interval_s or INTERVAL_S
+                wait_s = (self._state.due_at.get(group, at) - at).total_seconds()
+                # Further away than its interval: the clock was set back, or the interval changed.
+                due[group] = wait_s <= _GRACE_S or wait_s > interval_s
                 if due[group]:
-                    interval_s = planned.group.interval_s or INTERVAL_S
                     self._state.due_at[group] = at + timedelta(seconds=interval_s)
             if due[group] and not planned.fault:
                 yield planned
 
+    def _try_rule(self, planned: PlannedRule, at: datetime) -> bool:
+        """Take in what one rule gives now, whatever that is; return whether it was evaluated."""
+        try:
+            return self._evaluate_rule(planned, at)
+        except Exception as error:  # all other rules go on
+            message = f"it cannot be evaluated: {type(error).__name__}"
+            if self._state.failures.get(planned.key) != message:
+                _log.error("alerts.rule_broken", rule=planned.key, exc_info=error)
+            self._state.failures[planned.key] = message
+            return False
+
     def _evaluate_rule(self, planned: PlannedRule, at: datetime) -> bool:
-        """Take in what one rule gives now; return whether it was evaluated."""
         state, key = self._state, planned.key
+        state.records.pop(key, None)  # what it recorded before is not what is now
         moment = at - timedelta(seconds=planned.group.query_offset_s)
         try:
             answer = self._querier.query_at(planned.rule.expr, moment)
@@ -220,45 +278,62 @@ class AlertController:
             state.failures[key] = answer.message
             return False
         elements = [(result.labels, result.value) for result in answer]
-        fault = ""
         if planned.rule.record:
             records = make_records(planned, elements)
-            fault = records if isinstance(records, str) else ""
-            state.records[key] = [] if isinstance(records, str) else records
+            if isinstance(records, str):
+                state.failures[key] = records
+                return False
+            state.records[key] = records
+        elif excess := find_excess(planned, len(elements)):
+            state.failures[key] = excess
+            state.found[key] = {}
+            return True
         else:
             found = find_alerts(planned, elements, self._external_url)
-            fault = found if isinstance(found, str) else ""
-            state.found[key] = {} if isinstance(found, str) else found
+            if isinstance(found, str):
+                state.failures[key] = found
+                return False
+            state.found[key] = found
         state.failures.pop(key, None)
-        if fault:
-            state.failures[key] = fault
         return True
 
-    def _decide(self, transaction: Transaction, evaluated: set[str], at: datetime) -> None:
+    def _held(self) -> Mapping[str, tuple[PlannedRule, FoundAlert]]:
+        """Return all alerts whose condition holds, by name.
+
+        Rules of several AlertRules may give the same alert: it stays with those it is of.
+        """
+        held: dict[str, tuple[PlannedRule, FoundAlert]] = {}
+        for planned in self._state.planned:
+            for name, found in self._state.found.get(planned.key, {}).items():
+                alert = self._state.alerts.get(name)
+                owner = alert.spec.rules if alert is not None else ""
+                if name not in held or held[name][0].rules != owner == planned.rules:
+                    held[name] = (planned, found)
+        return held
+
+    def _decide(
+        self,
+        transaction: Transaction,
+        evaluated: set[RuleKey],
+        held: Mapping[str, tuple[PlannedRule, FoundAlert]],
+        at: datetime,
+    ) -> None:
         """Move the alerts of the rules that were evaluated."""
         state = self._state
+        for name, (planned, found) in held.items():
+            if planned.key in evaluated:
+                self._move(transaction, state.alerts.get(name), planned, found, at)
         by_name: dict[tuple[str, str], list[PlannedRule]] = {}
         for planned in state.planned:
             if planned.rule.alert and not planned.fault:
                 by_name.setdefault((planned.rules, planned.name), []).append(planned)
-        ours: dict[tuple[str, str], list[Alert]] = {}
-        for alert in state.alerts.values():
-            ours.setdefault((alert.spec.rules, alert.spec.alert), []).append(alert)
-        for of, rules in by_name.items():
-            if of[1] not in evaluated:
+        for name, alert in state.alerts.items():
+            rules = by_name.get((alert.spec.rules, alert.spec.alert), ())
+            if name in held or not all(planned.key in state.found for planned in rules):
                 continue
-            held = {
-                name: (planned, found)
-                for planned in rules
-                for name, found in state.found.get(planned.key, {}).items()
-            }
-            for name, (planned, found) in held.items():
-                self._move(transaction, state.alerts.get(name), planned, found, at)
-            if all(planned.key in state.found for planned in rules):
-                for alert in ours.get(of, ()):
-                    rule = rule_of(rules, alert.spec.labels)
-                    if alert.metadata.name not in held and rule is not None:
-                        self._move(transaction, alert, rule, None, at)
+            rule = rule_of(rules, alert.spec.labels)
+            if rule is not None and rule.key in evaluated:
+                self._move(transaction, alert, rule, None, at)
 
     def _move(
         self,
@@ -274,7 +349,10 @@ class AlertController:
         seen = Observation(at, value, found.annotations if found is not None else {})
         before = alert.status if alert is not None else None
         status = decide_alert(before, planned.rule, seen)
-        if status is None or status == before:
+        is_taken_over = (
+            found is not None and alert is not None and alert.spec.rules != planned.rules
+        )
+        if status is None or (status == before and not is_taken_over):
             return
         if found is not None:
             spec = self._spec(planned, found)
@@ -310,21 +388,21 @@ class AlertController:
         else:
             transaction.update(alert.with_(spec=spec, status=status), action)
 
-    def _close_orphans(self, transaction: Transaction, at: datetime) -> None:
+    def _close_orphans(self, transaction: Transaction, held: Collection[str], at: datetime) -> None:
         """End alerts whose rules are gone, and forget those that are long over."""
         evaluated = {(one.rules, one.name) for one in self._state.planned if not one.fault}
-        moved = {resource.metadata.name for resource, _, _ in transaction.puts}
-        for alert in self._state.alerts.values():
-            if alert.metadata.name in moved:
-                continue
-            until = kept_until(alert.status)
-            if until is not None:
-                if until <= self._clock.now():
-                    transaction.delete(alert, "remove")
+        moved = {*held, *(resource.metadata.name for resource, _, _ in transaction.puts)}
+        rest = [one for name, one in self._state.alerts.items() if name not in moved]
+        for alert in find_forgotten(rest, self._clock.now()):
+            transaction.delete(alert, "remove")
+        for alert in rest:
+            if alert.status.phase == "Resolved":
                 continue
             if alert.spec.source == "alertmanager":
-                continue
-            if (alert.spec.rules, alert.spec.alert) not in evaluated:
+                status = settle_alert(alert, at)
+                if status != alert.status:
+                    transaction.update(alert.with_(status=status), f"alert.{status.phase.lower()}")
+            elif (alert.spec.rules, alert.spec.alert) not in evaluated:
                 status = close_for_rule(alert.status, at, "nobody evaluates its rule any more")
                 transaction.update(alert.with_(status=status), "alert.resolved")
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from modelplane.controllers.loop import Fence
-from modelplane.decisions.playbook_starts import decide_starts, surplus
+from modelplane.decisions.playbook_runs import surplus
+from modelplane.decisions.playbook_starts import decide_starts
 from modelplane.ports.clock import Clock
 from modelplane.ports.outbox import add_notifications
 from modelplane.ports.store import Store, Transaction
@@ -74,7 +75,7 @@ class PlaybookStartController:
             transaction.create(begin.run, "playbook.begin")
             transaction.update(begin.playbook, "playbook.begin")
             transaction.update(begin.alert, "playbook.begin")
-            for old in surplus(begin.playbook.metadata.name, runs):
+            for old in surplus(begin.playbook.metadata.name, runs, alerts, now):
                 transaction.delete(old, "playbook.forget")
         for event in starts.events:
             await add_notifications(self._store, transaction, event)

@@ -13,7 +13,8 @@ from typing import Any
 from modelplane.controllers.loop import Fence
 from modelplane.decisions.notifications import Delivery
 from modelplane.decisions.playbook import Decision, Observed, decide, present_step
-from modelplane.decisions.playbook_outcomes import AnyResource, World, target_of
+from modelplane.decisions.playbook_outcomes import AnyResource, World, effect_name, target_of
+from modelplane.decisions.playbook_runs import find_first
 from modelplane.decisions.playbook_starts import PLAYBOOK_LABEL
 from modelplane.decisions.playbook_steps import RUN_LABEL
 from modelplane.decisions.playbook_text import Unfilled, fill, fill_all, fill_query
@@ -130,7 +131,13 @@ class PlaybookController:
     async def _forget(self, name: str) -> None:
         """Remove the Jobs of a run that is not kept any more."""
         jobs, _ = await self._store.list(Job, labels={RUN_LABEL: name})
-        ended = [job for job in jobs if job.status.phase in FINISHED_JOB]
+        ended = [
+            job
+            for job in jobs
+            if job.status.phase in FINISHED_JOB
+            # One that somebody else made has another name, whatever its labels say.
+            and job.metadata.name == effect_name(name, job.metadata.labels.get("step", ""))
+        ]
         if ended:
             transaction = Transaction(SUBJECT, "its run is not kept", fence=self._fence.lease)
             for job in ended:
@@ -158,8 +165,14 @@ class PlaybookController:
                 if other.status.phase == "Failed" and other.spec.alert == run.spec.alert
             ],
             limited=await self._limited(run),
+            first=await self._find_first(run),
             team=await self._team(run),
         )
+
+    async def _find_first(self, run: PlaybookRun) -> PlaybookRun | None:
+        if run.status.phase != "Pending":
+            return None
+        return find_first(run, (await self._store.list(PlaybookRun))[0])
 
     async def _look(self, run: PlaybookRun, step: PlaybookStep) -> World:
         """Return what a step is about; nothing of what its texts do not name."""
@@ -180,7 +193,7 @@ class PlaybookController:
                 return World(trigger=trigger, trainings=trainings, made=made)
             if isinstance(configuration, WaitForStep) and has_begun:
                 return World(answer=await self._ask(run, configuration.expr))
-            if isinstance(configuration, CallWebhookStep) and has_begun:
+            if isinstance(configuration, CallWebhookStep) and has_begun and not run.spec.cancelled:
                 return World(delivery=await self._post(run, step, configuration))
         except Unfilled:
             pass  # the decision meets the same text, and says what is wrong with it

@@ -36,27 +36,39 @@ class PredictionRetention:
         while True:
             try:
                 await self.tick()
-            except ModelplaneError as error:
-                _log.warning("predictions_not_expired", error=error.message)
+            except Exception:
+                # What cannot be deleted now is deleted later; it must not end the control plane.
+                _log.exception("predictions_not_expired")
             await self._clock.sleep(INTERVAL_S)
 
     async def tick(self) -> None:
-        """Delete what is too old now. Raises what the stores raise; the rest is deleted later."""
-        now = self._clock.now()
+        """Delete what is too old now. Raises what listing raises."""
         for environment, name in await self._predictions.deployments():
-            deployment = await self._store.find(ModelDeployment, name, environment)
-            log = deployment.spec.predictions if deployment is not None else None
-            labels = deployment.spec.labels if deployment is not None else Labels()
-            kept_s = (log or PredictionLog()).retention_s
-            before = now - timedelta(seconds=kept_s)
-            deleted = await self._predictions.expire(environment, name, before)
-            waited = now - timedelta(seconds=labels.horizon_s)
-            forgotten = await self._predictions.forget_waiting(environment, name, waited)
-            if deleted or forgotten:
-                _log.info(
-                    "predictions_expired",
+            try:
+                await self._expire(environment, name)
+            except ModelplaneError as error:
+                # The storage may be away: of the others everything in the index goes all the same.
+                _log.warning(
+                    "predictions_not_expired",
                     environment=environment,
                     deployment=name,
-                    predictions=deleted,
-                    waiting_labels=forgotten,
+                    error=error.message,
                 )
+
+    async def _expire(self, environment: str, name: str) -> None:
+        now = self._clock.now()
+        deployment = await self._store.find(ModelDeployment, name, environment)
+        log = deployment.spec.predictions if deployment is not None else None
+        labels = deployment.spec.labels if deployment is not None else Labels()
+        waited = now - timedelta(seconds=labels.horizon_s)
+        forgotten = await self._predictions.forget_waiting(environment, name, waited)
+        before = now - timedelta(seconds=(log or PredictionLog()).retention_s)
+        deleted = await self._predictions.expire(environment, name, before)
+        if deleted or forgotten:
+            _log.info(
+                "predictions_expired",
+                environment=environment,
+                deployment=name,
+                predictions=deleted,
+                waiting_labels=forgotten,
+            )

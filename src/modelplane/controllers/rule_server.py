@@ -14,8 +14,8 @@ from typing import Any
 import structlog
 
 from modelplane.controllers.loop import Fence
-from modelplane.decisions.alerts import kept_until
-from modelplane.decisions.told_alerts import ToldAlert, take_alert
+from modelplane.decisions.alerts import find_forgotten
+from modelplane.decisions.told_alerts import ToldAlert, settle_alert, take_alert
 from modelplane.errors import Conflict, ModelplaneError, TransientError
 from modelplane.ports.alerting import RuleHealth, RuleServer, ServedAlert
 from modelplane.ports.clock import Clock
@@ -30,6 +30,9 @@ POLL_S = 1.0
 DOUBT = timedelta(seconds=60)
 """After Prometheus was away: so long its evaluations may not have caught up, and an alert that it
 does not tell of may still be there."""
+
+MAX_GOING_ON = 10_000
+"""Alerts that are not over; what Prometheus tells beyond them is not taken."""
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +60,8 @@ class RuleServerController:
         self._current_at = -1
         self._doubt_until: datetime | None = None
         self._is_away = False
+        self._left_out = 0
+        self._unreadable: set[str] = set()
 
     def keys(self, resource: Resource[Any, Any]) -> Iterable[ResourceKey]:
         """All rules are published together."""
@@ -99,24 +104,45 @@ class RuleServerController:
         self._is_away = False
         now = self._clock.now()
         current = await self._load()
+        self._unreadable &= served.keys()
         may_be_gone = self._doubt_until is None or now >= self._doubt_until
+        going_on = {name for name, one in current.items() if one.status.phase != "Resolved"}
         for name, told in served.items():
-            await self._take(current.get(name), told, now)
+            if name in going_on or len(going_on) < MAX_GOING_ON:
+                going_on.add(name)
+                await self._take(current.get(name), told, now)
+        self._note_excess(len(served.keys() - going_on))
         for name, alert in current.items():
-            until = kept_until(alert.status)
-            if until is not None and until <= now:
-                transaction = Transaction(SUBJECT, "kept long enough", fence=self._fence.lease)
-                transaction.delete(alert, "remove")
-                await self._store.commit(transaction)
-            elif alert.spec.source != "alertmanager" and name not in served and may_be_gone:
+            if alert.spec.source == "alertmanager":
+                settled = alert.with_(status=settle_alert(alert, now))
+                if settled != alert:
+                    await self._put(settled, "it rests")
+            elif name not in served and may_be_gone:
                 gone = ToldAlert("prometheus", alert.spec.labels, "Resolved", now)
                 await self._take(alert, gone, now)
+        await self._forget([one for name, one in current.items() if name not in served], now)
 
     async def _take(self, current: Alert | None, told: ToldAlert, now: datetime) -> None:
-        after = take_alert(current, told, now)
+        try:
+            after = take_alert(current, told, now)
+        except ValueError as error:  # newer ones allow names of labels that are none here
+            if told.name not in self._unreadable:
+                self._unreadable.add(told.name)
+                _log.warning("prometheus.alert_unreadable", alert=told.name, error=str(error)[:200])
+            return
         if after is not None:
-            transaction = Transaction(SUBJECT, "Prometheus says so", fence=self._fence.lease)
-            transaction.put(after, f"alert.{after.status.phase.lower()}")
+            await self._put(after, "Prometheus says so")
+
+    async def _put(self, alert: Alert, reason: str) -> None:
+        transaction = Transaction(SUBJECT, reason, fence=self._fence.lease)
+        transaction.put(alert, f"alert.{alert.status.phase.lower()}")
+        await self._store.commit(transaction)
+
+    async def _forget(self, alerts: Sequence[Alert], now: datetime) -> None:
+        transaction = Transaction(SUBJECT, "kept long enough", fence=self._fence.lease)
+        for alert in find_forgotten(alerts, now):
+            transaction.delete(alert, "remove")
+        if transaction:
             await self._store.commit(transaction)
 
     async def _load(self) -> Mapping[str, Alert]:
@@ -125,6 +151,11 @@ class RuleServerController:
             alerts, self._current_at = await self._store.list(Alert)
             self._current = {alert.metadata.name: alert for alert in alerts}
         return self._current
+
+    def _note_excess(self, count: int) -> None:
+        if count and not self._left_out:
+            _log.warning("prometheus.too_many_alerts", left_out=count, most=MAX_GOING_ON)
+        self._left_out = count
 
     def _note_absence(self, error: ModelplaneError) -> None:
         self._doubt_until = self._clock.now() + DOUBT

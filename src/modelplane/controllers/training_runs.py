@@ -84,8 +84,8 @@ class TrainingRunController:
         """Bring one run a step further."""
         self._waiting.pop(key, None)
         run = await self._store.find(TrainingRun, key.name)
-        if run is None:
-            await self._abandon(key.name)
+        if run is None or run.finished:
+            await self._sweep(key.name)
             return None
         view = await self._observe(run)
         step = decide_run(view, self._clock.now())
@@ -101,8 +101,6 @@ class TrainingRunController:
         return await self._call(run, step.call, step.after_s)
 
     async def _observe(self, run: TrainingRun) -> RunView:
-        if run.finished:
-            return RunView(run)
         runs, _ = await self._store.list(TrainingRun, labels={"model": run.spec.model})
         others = [r for r in runs if not r.finished and r.metadata.name != run.metadata.name]
         place, _, name = run.status.job.partition("/")
@@ -112,18 +110,24 @@ class TrainingRunController:
     async def _versions(self, run: TrainingRun, said: str = "") -> tuple[str, ...]:
         """Return the names of what a run registered, oldest first.
 
-        `said` is what its service calls a version; it counts when it is in the registry.
+        `said` is what its service calls a version; it counts when it is in the registry, and was
+        not before the run.
         """
         model = run.spec.model
         listed, _ = await self._store.list(ModelVersion, prefix=f"{model}@")
         name, author = run.metadata.name, token_name(run.metadata.name)
         claimed = said if "@" in said else f"{model}@{said}"
+        begun_at = run.metadata.created_at
         found = [
             version
             for version in listed
             if version.spec.training.training_run == name
             or version.spec.author == author
-            or (said and version.metadata.name == claimed)
+            or (
+                said
+                and version.metadata.name == claimed
+                and (begun_at is None or (version.metadata.created_at or begun_at) >= begun_at)
+            )
         ]
         return tuple(v.metadata.name for v in sorted(found, key=lambda v: v.spec.number))
 
@@ -144,11 +148,15 @@ class TrainingRunController:
         if token is not None and is_training_token(token):
             transaction.delete(token, "training.token-done")
 
-    async def _abandon(self, name: str) -> None:
-        """End what a run that is gone has left: its Job and its token."""
-        transaction = Transaction(SUBJECT, f"{name} is gone", fence=self._fence.lease)
+    async def _sweep(self, name: str) -> None:
+        """End what a run that is gone or over has left: its Job and its token."""
+        transaction = Transaction(SUBJECT, f"{name} is over", fence=self._fence.lease)
         for job in (await self._store.list(Job, labels={RUN_LABEL: name}))[0]:
-            if job.status.phase not in FINISHED_JOB and not job.spec.cancelled:
+            if job.spec.training is None or job.spec.training.run != name:
+                continue  # somebody's own, whatever its label says
+            if job.status.phase in FINISHED_JOB:
+                transaction.delete(job, "training.job-done")
+            elif not job.spec.cancelled:
                 transaction.update(job.with_spec(cancelled=True), "training.job-cancel")
         await self._revoke(transaction, name)
         if transaction:
@@ -170,6 +178,11 @@ class TrainingRunController:
         self._call_at_s[name] = now_s + (after_s or 0.0)
         answer = await (self._service.start if call == "start" else self._service.ask)(run)
         said = answer.version if answer.outcome == "done" else ""
+        # Somebody may have cancelled it meanwhile: where it can be told so must not be lost.
+        newest = await self._store.find(TrainingRun, name)
+        if newest is None or newest.finished:
+            return None
+        run = newest
         versions = await self._versions(run, said)
         taken = take_answer(run, answer, versions, self._clock.now())
         transaction = Transaction(SUBJECT, taken.status.message, fence=self._fence.lease)

@@ -14,7 +14,7 @@ from modelplane.controllers.loop import Fence
 from modelplane.controllers.sources_fetching import load_datasets
 from modelplane.controllers.training_data import DataWatcher, Sighting
 from modelplane.decisions.datasets import register_data
-from modelplane.decisions.training import Decision, decide
+from modelplane.decisions.training import Decision, decide, surplus
 from modelplane.decisions.training_causes import Seen, SightedData
 from modelplane.ports.clock import Clock
 from modelplane.ports.store import Store, Transaction
@@ -74,6 +74,8 @@ class TrainingTriggerController:
         now = self._clock.now()
         decision = decide(trigger, seen, runs, now)
         self._write(transaction, trigger, decision)
+        for old in surplus(trigger, runs, now):
+            transaction.delete(old, "training.forget")
         if transaction:
             await self._store.commit(transaction)
         if decision.look_at is None:

@@ -116,13 +116,24 @@ def _hit_its_limit(spec: JobSpec, end: JobEnd) -> bool:
 
 
 def _judge_success(spec: JobSpec, end: JobEnd) -> tuple[JobPhase, JobReason, str]:
-    """Judge exit code 0: who was given an input owes a result."""
-    if spec.input is None:
+    """Judge exit code 0: who was given an input owes a result, unless it is said otherwise."""
+    if spec.input is None or spec.result_optional:
         fault = f"its result is left out: {end.result_fault}" if end.result_fault else ""
         return "Succeeded", "", fault
     if end.result is None:
         return "Failed", "InvalidResult", end.result_fault or "it ended well and left no result"
     return "Succeeded", "", ""
+
+
+def places_in(*texts: str) -> list[str]:
+    """Return the places that `fill_places` would fill in, in their order.
+
+    Examples
+    --------
+    >>> places_in("{python}", "-m", "x{artifact:model}", "{other}")
+    ['{python}', '{artifact:model}']
+    """
+    return [match[0] for text in texts for match in _PLACE.finditer(text)]
 
 
 @dataclass(frozen=True, slots=True)

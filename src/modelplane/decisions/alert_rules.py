@@ -12,9 +12,9 @@ from datetime import datetime
 
 from modelplane.decisions.alert_templates import Facts, fill_in
 from modelplane.decisions.alerts import alert_name
-from modelplane.decisions.promql import NAME, without_name
-from modelplane.decisions.promql_reading import NeedsPrometheus, read_promql
-from modelplane.decisions.series import Sample
+from modelplane.decisions.promql import NAME, reach_s, without_name
+from modelplane.decisions.promql_reading import REMEMBERED_S, NeedsPrometheus, read_promql
+from modelplane.decisions.series import BY_NAME, Sample
 from modelplane.resources.alerting import (
     AlertRule,
     AlertRules,
@@ -30,6 +30,8 @@ MAX_ALERTS = 1000
 
 INTERVAL_S = 1.0
 """How often a group without an interval is evaluated, seconds."""
+
+_OWN_COUNTS = ("modelplane_http_requests", "modelplane_http_request_duration_seconds")
 
 WAITS = "it looks further back than modelplane has been measuring since it started"
 """Said of a rule that will be evaluated as soon as its ranges are filled."""
@@ -79,13 +81,13 @@ def recorded_names(specs: Collection[AlertRulesSpec]) -> frozenset[str]:
 
     A rule that records may use what other rules record, in any order.
     """
-    waiting = [rule for spec in specs for group in spec.groups for rule in group.rules]
+    waiting = [(group, rule) for spec in specs for group in spec.groups for rule in group.rules]
     known: frozenset[str] = frozenset()
     while True:
         found = known | {
             rule.record
-            for rule in waiting
-            if rule.record and rule.record not in known and not _fault(rule, known)
+            for group, rule in waiting
+            if rule.record and rule.record not in known and not _fault(group, rule, known)
         }
         if found == known:
             return known
@@ -107,7 +109,7 @@ def plan_rules(
     for name, spec in rules.items():
         for group in spec.groups:
             for index, rule in enumerate(group.rules):
-                yield PlannedRule(name, group, index, rule, _fault(rule, recorded))
+                yield PlannedRule(name, group, index, rule, _fault(group, rule, recorded))
 
 
 def warn_of_rules(
@@ -122,20 +124,24 @@ def warn_of_rules(
     )
 
 
+def find_excess(planned: PlannedRule, count: int) -> str:
+    """Return what is wrong with so many series; such a rule has no alerts, as in Prometheus."""
+    limit = min(planned.group.limit or MAX_ALERTS, MAX_ALERTS)
+    return f"{count} series, and {limit} alerts at the most" if count > limit else ""
+
+
 def find_alerts(
     planned: PlannedRule,
     elements: Sequence[tuple[Mapping[str, str], float]],
     external_url: str = "",
 ) -> dict[str, FoundAlert] | str:
-    """Return the alerts of one evaluation by name, or why there is no knowing.
+    """Return the alerts of one evaluation by name, or why there is no knowing: then those that
+    there were stay as they are.
 
     Labels are the series' own without its name, then the group's, then the rule's, then the
     rule's name as ``alertname``; an empty one is none, as in Prometheus.
     """
     rule = planned.rule
-    limit = min(planned.group.limit or MAX_ALERTS, MAX_ALERTS)
-    if len(elements) > limit:
-        return f"{len(elements)} series, and {limit} alerts at the most"
     found: dict[str, FoundAlert] = {}
     for own, value in elements:
         facts = Facts(own, value, external_url)
@@ -229,11 +235,15 @@ def rule_of(planned: Sequence[PlannedRule], labels: Mapping[str, str]) -> Planne
     return planned[0] if planned else None
 
 
-def _fault(rule: AlertRule, recorded: Collection[str]) -> str:
+def _fault(group: RuleGroup, rule: AlertRule, recorded: Collection[str]) -> str:
+    if rule.record and (rule.record in BY_NAME or rule.record.startswith(_OWN_COUNTS)):
+        return f"modelplane measures {rule.record} itself; record under another name"
     try:
         read = read_promql(rule.expr, recorded)
     except ValueError as error:
         return str(error)
     if isinstance(read, NeedsPrometheus):
         return f"it needs a Prometheus: {read.reason}"
+    if reach_s(read) + group.query_offset_s > REMEMBERED_S:
+        return "it needs a Prometheus: with query_offset it reaches back more than an hour"
     return ""

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MAX_CHARS = 4_000
-"""Of a text that was filled in; the rest is cut."""
+"""Of a text, before and after it is filled in; the rest is cut."""
 
 MAX_WORDS = 100
 """Of one action."""
 
-_ACTION = re.compile(r"(\s*)\{\{(-\s)?((?:\"(?:[^\"\\]|\\.)*\"|`[^`]*`|[^\"`])*?)(\s-)?\}\}(\s*)")
+_ACTION = re.compile(r"\{\{(-\s)?((?:\"(?:[^\"\\]|\\.)*\"|`[^`]*`|[^\"`])*?)(\s-)?\}\}")
 _WORD = re.compile(
     r"""\s*(?:"(?P<text>(?:[^"\\]|\\.)*)"|`(?P<raw>[^`]*)`|(?P<number>-?\d+(?:\.\d+)?)"""
     r"""|(?P<name>[$.]?[A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)?)|(?P<pipe>\|)|(?P<open>\()|(?P<close>\)))"""
@@ -53,21 +53,27 @@ def fill_in(text: str, facts: Facts) -> str:
     >>> fill_in("{{ range query }}", facts)
     '[not filled in: {{ range query }}]'
     """
-    if "{{" not in text:
-        return text[:MAX_CHARS]
+    text = text[:MAX_CHARS]
+    filled: list[str] = []
+    at = 0
+    # An action that is never closed ends the search: one pass over the text, whatever is in it.
+    while (start := text.find("{{", at)) >= 0 and (match := _ACTION.match(text, start)):
+        trims_left, action, trims_right = match.groups()
+        before = text[at:start]
+        filled += [before.rstrip() if trims_left else before, _fill_in_action(action, facts)]
+        at = match.end()
+        if trims_right:
+            at += len(text[at:]) - len(text[at:].lstrip())
+    return "".join([*filled, text[at:]])[:MAX_CHARS]
 
-    def replace(match: re.Match[str]) -> str:
-        before, trims_left, action, trims_right, after = match.groups()
-        before, after = "" if trims_left else before, "" if trims_right else after
-        if action.strip().startswith("/*"):
-            return before + after
-        try:
-            filled = _show(_Action(action, facts).compute())
-        except _NotUnderstood:
-            filled = f"[not filled in: {{{{ {action.strip()} }}}}]"
-        return f"{before}{filled}{after}"
 
-    return _ACTION.sub(replace, text)[:MAX_CHARS]
+def _fill_in_action(action: str, facts: Facts) -> str:
+    if action.strip().startswith("/*"):
+        return ""
+    try:
+        return _show(_Action(action, facts).compute())
+    except _NotUnderstood:
+        return f"[not filled in: {{{{ {action.strip()} }}}}]"
 
 
 class _Action:

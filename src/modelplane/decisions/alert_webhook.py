@@ -39,14 +39,11 @@ class WebhookGroup:
         How many were left out because modelplane itself had posted them.
     truncated
         How many Alertmanager left out.
-    refused
-        Why others cannot be taken.
     """
 
     alerts: tuple[ToldAlert, ...]
     own: int = 0
     truncated: int = 0
-    refused: tuple[str, ...] = ()
 
 
 def read_group(body: Mapping[str, Any], now: datetime) -> WebhookGroup:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from modelplane.resources.alerting import (
     MAX_HISTORY,
+    Alert,
     AlertChange,
     AlertPhase,
     AlertRule,
@@ -32,6 +33,12 @@ REST = timedelta(minutes=5)
 KEEP_RESOLVED = timedelta(days=30)
 KEEP_UNFIRED = timedelta(minutes=10)
 """How long an alert is kept that never fired."""
+
+AWAY = timedelta(seconds=30)
+"""Time without any evaluation beyond which nobody knows whether a condition held."""
+
+MAX_RESOLVED = 10_000
+"""Alerts kept that are over, of all rules together; beyond it those go that are over longest."""
 
 _FNV_OFFSET = 14695981039346656037
 _FNV_PRIME = 1099511628211
@@ -133,6 +140,30 @@ def kept_until(status: AlertStatus) -> datetime | None:
     if status.phase != "Resolved" or status.resolved_at is None:
         return None
     return status.resolved_at + (KEEP_RESOLVED if status.fired_at else KEEP_UNFIRED)
+
+
+def pass_over(status: AlertStatus, last: datetime, at: datetime) -> AlertStatus:
+    """Return the status at the first evaluation after the one at `last`.
+
+    As in Prometheus the time in between does not count for ``for``: an alert has been pending for
+    as long as it had been.
+    """
+    if status.phase != "Pending" or status.active_at is None:
+        return status
+    away = at - max(last, status.active_at)
+    return status.with_(active_at=status.active_at + away) if away > AWAY else status
+
+
+def find_forgotten(alerts: Iterable[Alert], now: datetime) -> Sequence[Alert]:
+    """Return the alerts that are over and not to be kept any longer.
+
+    A rule that writes a value into a label makes another alert at each evaluation: so there is a
+    bound for their number besides that for their age.
+    """
+    over = [(until, alert) for alert in alerts if (until := kept_until(alert.status)) is not None]
+    over.sort(key=lambda pair: pair[0])
+    too_many = max(0, len(over) - MAX_RESOLVED)
+    return [alert for place, (until, alert) in enumerate(over) if place < too_many or until <= now]
 
 
 def record_change(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -70,6 +70,27 @@ class Feedback:
     labels: Sequence[Label]
     positions: Sequence[int]
     faults: Sequence[FieldError]
+
+
+def without_words(feedback: Feedback) -> Feedback:
+    """Return feedback of a regression: labels that are no numbers are faults.
+
+    One of them would stand, be no error that counts, and keep the right one away.
+    """
+    kept: list[tuple[Label, int]] = []
+    faults = list(feedback.faults)
+    for label, position in zip(feedback.labels, feedback.positions, strict=True):
+        if isinstance(label.label, str | bool):
+            path = f"labels[{position}].label"
+            faults.append(FieldError(path, "must be a number: the task is regression"))
+        else:
+            kept.append((label, position))
+    return replace(
+        feedback,
+        labels=[label for label, _ in kept],
+        positions=[position for _, position in kept],
+        faults=faults,
+    )
 
 
 def read_feedback(data: Mapping[str, Any]) -> Feedback:

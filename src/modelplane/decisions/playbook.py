@@ -31,6 +31,9 @@ from modelplane.resources.rollout import Rollout
 LOOK_AGAIN_S = 0.5
 """How soon to look again at what has begun, seconds."""
 
+POST_AGAIN_S = 5.0
+"""How soon to post again what was not taken, seconds."""
+
 _MAX_MESSAGE = 2000
 
 
@@ -67,6 +70,8 @@ class Observed:
         Finished runs of the same playbook about the same alert that failed.
     limited
         Rollouts whose weight the run limits.
+    first
+        The run that one which has not begun waits for.
     team
         Whose the model is.
     """
@@ -76,6 +81,7 @@ class Observed:
     verified: bool | str | None = None
     failed_before: Sequence[PlaybookRun] = ()
     limited: Sequence[Rollout] = ()
+    first: PlaybookRun | None = None
     team: str = ""
 
 
@@ -132,6 +138,10 @@ def decide(run: PlaybookRun, observed: Observed, now: datetime) -> Decision:
             return _end(
                 _begun(run), observed, now, "Succeeded", reason=RunReason.UNNEEDED, message=message
             )
+        if observed.first is not None:
+            message = f"waiting for {observed.first.metadata.name}: one at a time"
+            status = run.status.with_(message=message)
+            return Decision(status, "playbook.wait", requeue_after_s=LOOK_AGAIN_S)
         run = _begun(run)
         events = (_event(run, "playbook.started", observed, now, f"{len(run.spec.steps)} steps"),)
     if run.spec.dry_run:
@@ -232,7 +242,9 @@ def _continue_step(
         message = f"not done within {step.timeout_s:g} s: {reached.message}"
         return _fail_step(run, step, observed, now, message=message, reason=RunReason.TIMED_OUT)
     status = _with_state(run, state.with_(message=reached.message), run.status.message)
-    return Decision(status, "playbook.wait", requeue_after_s=LOOK_AGAIN_S)
+    # To look at a webhook is to post again.
+    after_s = POST_AGAIN_S if step.kind == "callWebhook" else LOOK_AGAIN_S
+    return Decision(status, "playbook.wait", requeue_after_s=after_s)
 
 
 def _finish_step(run: PlaybookRun, step: PlaybookStep, message: str, now: datetime) -> Decision:

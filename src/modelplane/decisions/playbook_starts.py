@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from modelplane.decisions.alert_notices import find_silence
+from modelplane.decisions.playbook import RunReason
+from modelplane.decisions.playbook_runs import find_busy, number_of
 from modelplane.errors import Conflict, FieldError, InvalidResource, NotFound
-from modelplane.resources.alerting import Alert, Silence
+from modelplane.resources.alerting import Alert, Matcher, Silence
 from modelplane.resources.meta import Metadata
 from modelplane.resources.notification import Event
 from modelplane.resources.playbook import (
@@ -28,9 +30,6 @@ from modelplane.resources.playbook import (
 
 PLAYBOOK_LABEL = "playbook"
 """Label of a run: its playbook."""
-
-KEPT_RUNS = 100
-"""Finished runs of one playbook that are kept."""
 
 _HOUR = timedelta(hours=1)
 _TOLD: frozenset[HeldReason] = frozenset({"TooOften", "BudgetSpent"})
@@ -167,17 +166,26 @@ def _of_episode(alert: Alert, playbook: Playbook, runs: Sequence[PlaybookRun]) -
             and run.spec.episode == alert.status.episode
             and run.spec.dry_run == playbook.spec.dry_run
         ),
-        key=_number,
+        key=number_of,
     )
 
 
 def _is_dealt_with(alert: Alert, playbook: Playbook, runs: Sequence[PlaybookRun]) -> bool:
-    """Whether a run is under way, or one has ended otherwise than by failing."""
+    """Whether a run is under way, or one has ended otherwise than by failing.
+
+    The condition of an alert that fires on for a while may have come back since it was found gone:
+    that is to be dealt with anew.
+    """
     of_episode = _of_episode(alert, playbook, runs)
     if any(not run.finished for run in of_episode):
         return True
     own = [run for run in of_episode if run.spec.playbook == playbook.metadata.name]
-    return bool(own) and own[-1].status.phase != "Failed"
+    if not own or own[-1].status.phase == "Failed":
+        return False
+    found_gone = {RunReason.UNNEEDED.value}
+    if own[-1].spec.verify.expr is None:
+        found_gone.add(RunReason.RECOVERED.value)
+    return own[-1].status.reason not in found_gone
 
 
 def _find_hold(
@@ -197,7 +205,11 @@ def _find_hold(
     busy = find_busy(name, dict(alert.spec.labels), runs)
     if busy is not None:
         return _Hold("Busy", f"{busy.metadata.name} is under way")
-    ended = [run.status.finished_at for run in own if run.status.finished_at is not None]
+    ended = [
+        run.status.finished_at
+        for run in own
+        if run.status.finished_at is not None and not run.spec.dry_run
+    ]
     cool_at = max(ended) + timedelta(seconds=limits.cooldown_s) if ended else now
     if now < cool_at:
         return _Hold("CoolingDown", f"until {cool_at:%Y-%m-%d %H:%M:%S} UTC", cool_at)
@@ -209,25 +221,6 @@ def _find_hold(
         message = f"{budget_per_hour} runs of all playbooks began in an hour"
         return _Hold("BudgetSpent", message, room_at)
     return None
-
-
-def find_busy(
-    playbook: str, labels: Mapping[str, str], runs: Sequence[PlaybookRun]
-) -> PlaybookRun | None:
-    """Return an unfinished run of the playbook, or of any about the same deployment."""
-    for run in runs:
-        same = run.spec.playbook == playbook or (
-            _target(labels) is not None and _target(run.spec.labels) == _target(labels)
-        )
-        if same and not run.finished and not run.spec.dry_run:
-            return run
-    return None
-
-
-def _target(labels: Mapping[str, str]) -> tuple[str, str] | None:
-    if not labels.get("deployment"):
-        return None
-    return labels.get("environment", ""), labels["deployment"]
 
 
 def _room_at(runs: Sequence[PlaybookRun], most: int, now: datetime) -> datetime | None:
@@ -281,7 +274,7 @@ def make_run(
     """
     name, spec = playbook.metadata.name, playbook.spec
     # One that was deleted and declared anew goes on counting, for its runs are still there.
-    taken = [_number(run) for run in runs if run.spec.playbook == name]
+    taken = [number_of(run) for run in runs if run.spec.playbook == name]
     number = max([playbook.status.runs, *taken]) + 1
     found = dict(alert.spec.labels if alert is not None else labels or {})
     run = PlaybookRun(
@@ -354,12 +347,15 @@ def choose_subject(
     labels
         Given in place of an alert, besides those that the matchers fix.
 
+    Whoever applied the playbook was asked for the rights to do what it does where its matchers
+    hold, so that nobody runs it about anything else.
+
     Raises
     ------
     NotFound
         There is no such alert.
     InvalidResource
-        Both are given, or several alerts fire that match.
+        Both are given, several alerts fire that match, or the matchers do not hold.
     """
     fixed = {m.name: m.value for m in playbook.spec.matchers if m.operator == "=" and m.value}
     if name is not None:
@@ -369,9 +365,13 @@ def choose_subject(
         if found is None:
             hint = "see: modelplane alert list"
             raise NotFound(f"there is no alert {name[:80]!r}", hint=hint)
-        return found, dict(found.spec.labels)
+        about = dict(found.spec.labels)
+        _check_matchers(playbook, about, playbook.spec.matchers)
+        return found, about
     if labels:
-        return None, {**fixed, **labels}
+        about = {**fixed, **labels}
+        _check_matchers(playbook, about, [m for m in playbook.spec.matchers if m.name in about])
+        return None, about
     matching = [
         alert
         for alert in alerts
@@ -387,15 +387,16 @@ def choose_subject(
     return (matching[0], dict(matching[0].spec.labels)) if matching else (None, fixed)
 
 
-def surplus(playbook: str, runs: Sequence[PlaybookRun]) -> tuple[PlaybookRun, ...]:
-    """Return the finished runs of a playbook that are too old to be kept."""
-    finished = [run for run in runs if run.spec.playbook == playbook and run.finished]
-    return tuple(sorted(finished, key=_number)[:-KEPT_RUNS])
-
-
-def _number(run: PlaybookRun) -> int:
-    number = run.metadata.name.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 0
+def _check_matchers(
+    playbook: Playbook, labels: Mapping[str, str], matchers: Sequence[Matcher]
+) -> None:
+    failing = [m for m in matchers if not m.matches(dict(labels))]
+    if failing:
+        faults = [
+            FieldError("labels", f'{m.name}{m.operator}"{m.value}" does not hold') for m in failing
+        ]
+        name = playbook.metadata.name
+        raise InvalidResource(f"{name} is not for that: its matchers do not hold", faults)
 
 
 # -- what is held ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from modelplane.decisions import playbook_serving as serving
+from modelplane.decisions.agent_jobs import places_in
 from modelplane.decisions.playbook_outcomes import (
     Act,
     AnyResource,
@@ -91,6 +92,11 @@ def _plan_command(
     if not world.has_environment:
         return Refused(f"there is no environment {place}")
     command = tuple(fill(word, labels, value) for word in configuration.command)
+    env = {name: fill(text, labels, value) for name, text in configuration.env.items()}
+    written = (*configuration.command, *configuration.env.values())
+    if places_in(*command, *env.values()) != places_in(*written):
+        # The agent would fill it in, and give the command what only its own stages get.
+        return Refused("a label of the alert holds what a Job takes for a place: {python} or such")
     job = Job(
         metadata=Metadata(
             name=effect_name(run.metadata.name, step.name),
@@ -99,10 +105,11 @@ def _plan_command(
         ),
         spec=JobSpec(
             command=command,
-            env={name: fill(text, labels, value) for name, text in configuration.env.items()},
+            env=env,
             timeout_s=step.timeout_s,
             memory=configuration.memory,
             input={"alert": run.spec.alert, "labels": labels, "value": value},
+            result_optional=True,
         ),
     )
     return Act((job,), str(job.key), f"run {' '.join(command)}")

@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from modelplane.decisions.feedback import MAX_NAME_CHARS, MAX_TEXT_CHARS, read_moment
@@ -31,6 +31,8 @@ MAX_ROWS = 100_000
 _TYPES = frozenset({REQUEST_TYPE, RESPONSE_TYPE, DROPPED_TYPE})
 _DEFAULT_OUTPUT, _DEFAULT_SCORE = "predictions", "probabilities"
 _INPUT = "input."
+_MAX_LATENCY_US = 7 * 86_400 * 10**6
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,16 @@ class PredictionEvent:
         names = (self.environment, self.deployment, self.endpoint, self.version)
         return (*names, self.id, self.is_mirrored)
 
+    @property
+    def is_truncated(self) -> bool:
+        """Whether its body was too long to be sent."""
+        return self.attributes.get("truncated") in (True, "true")
+
     def count(self, name: str) -> int | None:
-        """Return a whole number that it says, in an attribute or as its data."""
-        value = self.attributes.get(name, self.data.get(name))
+        """Return a whole number that it says: an attribute, or of a loss its data."""
+        # What a model answers is not for this to read: its data may have any names.
+        told = self.data if self.type == DROPPED_TYPE else {}
+        value = self.attributes.get(name, told.get(name))
         if isinstance(value, str) and value.isdecimal():
             value = int(value[:18])
         return value if type(value) is int and 0 <= value < 2**53 else None
@@ -127,7 +136,7 @@ def make_predictions(
     labels: Labels,
     now: datetime,
 ) -> list[Prediction]:
-    """Return the rows of one answered request.
+    """Return the rows of one answered request; those that `count_unkept` counts are not there.
 
     Parameters
     ----------
@@ -140,22 +149,21 @@ def make_predictions(
     now
         For an event that does not say when.
     """
+    if response.is_truncated:
+        return []
+    outputs = _columns(response.data, "outputs", "predictions")
+    inputs = _columns(request.data, "inputs", "instances") if request else {}
+    count = min(_count_rows(response, outputs, inputs), MAX_ROWS)
     redact = frozenset(log.redact)
-    outputs = _columns(response.data, "outputs", "predictions", redact)
-    every_input = _columns(request.data, "inputs", "instances", ()) if request else {}
-    count = min(_count_rows(response, outputs, every_input), MAX_ROWS)
-    outputs = {name: column for name, column in outputs.items() if len(column) == count}
-    every_input = {name: column for name, column in every_input.items() if len(column) == count}
-    inputs = {n: c for n, c in every_input.items() if log.inputs and n not in redact}
-    latency_us = response.count("latencyus")
-    latency_s = None if latency_us is None else latency_us / 1e6
-    at = (request.at if request else None) or response.at or now
-    if request is None and latency_s is not None:
-        at -= timedelta(seconds=latency_s)
-    if latency_s is None and request and request.at and response.at:
-        latency_s = max(0.0, (response.at - request.at).total_seconds())
-    keys = _keys(request, response, log, every_input, count)
-    parts = _parts(response, log, every_input, count)
+    outputs = {n: c for n, c in outputs.items() if len(c) == count and n not in redact}
+    inputs = {n: c for n, c in inputs.items() if len(c) == count and n not in redact}
+    if redact and request and not response.version and _is_nameless(request.data):
+        # Which column is to be left out cannot be told. Model servers of agents have done it.
+        inputs = {}
+    at, latency_s = _moment(request, response, now)
+    keys = _keys(request, response, log, inputs, count)
+    parts = _parts(response, log, inputs, count)
+    inputs = inputs if log.inputs else {}
     chosen = _choose(outputs, labels.output, _DEFAULT_OUTPUT)
     scores = outputs.get(labels.score or _DEFAULT_SCORE)
     predicted = outputs.get(chosen, [None] * count) if chosen else [None] * count
@@ -183,6 +191,47 @@ def make_predictions(
     return rows
 
 
+def count_unkept(response: PredictionEvent) -> int:
+    """Return how many rows of an answered request `make_predictions` leaves out.
+
+    An answer that was too long to be sent holds no prediction.
+    """
+    said = response.count("rows")
+    if response.is_truncated:
+        return 1 if said is None else said
+    if said is None:
+        said = _count_rows(response, _columns(response.data, "outputs", "predictions"), {})
+    return max(0, said - MAX_ROWS)
+
+
+def _moment(
+    request: PredictionEvent | None, response: PredictionEvent, now: datetime
+) -> tuple[datetime, float | None]:
+    """Return when the request came, and how long its answer took.
+
+    A moment to come is now: what has it would outlive every retention.
+    """
+    latency_us = response.count("latencyus")
+    latency_s = None if latency_us is None or latency_us > _MAX_LATENCY_US else latency_us / 1e6
+    if request is not None and request.at is not None:
+        if latency_s is None and response.at is not None:
+            latency_s = max(0.0, (response.at - request.at).total_seconds())
+        return min(request.at, now), latency_s
+    at = min(response.at or now, now)
+    if latency_s is not None and at > _EARLIEST:
+        at -= timedelta(seconds=latency_s)
+    return at, latency_s
+
+
+def _is_nameless(data: Mapping[str, Any]) -> bool:
+    """Whether a request may hold several inputs under one name, or under none."""
+    tensors, rows = data.get("inputs"), data.get("instances")
+    if isinstance(tensors, list):
+        shapes: list[Any] = [one.get("shape") for one in tensors if isinstance(one, Mapping)]
+        return any(_is_shape(shape) and math.prod(shape[1:]) != 1 for shape in shapes)
+    return isinstance(rows, list) and not all(isinstance(row, Mapping) for row in rows)
+
+
 def _count_rows(
     response: PredictionEvent,
     outputs: Mapping[str, Sequence[Any]],
@@ -196,17 +245,13 @@ def _count_rows(
     return lengths.most_common(1)[0][0] if lengths else 1
 
 
-def _columns(
-    data: Mapping[str, Any], tensors: str, rows: str, redact: Collection[str]
-) -> dict[str, list[Any]]:
+def _columns(data: Mapping[str, Any], tensors: str, rows: str) -> dict[str, list[Any]]:
     """Return what a body holds, by name, a value for each row."""
     if isinstance(data.get(tensors), list):
-        columns = _tensor_columns(data[tensors])
-    elif isinstance(data.get(rows), list):
-        columns = _row_columns(data[rows], "predictions" if tensors == "outputs" else "input")
-    else:
-        columns = {}
-    return {name: column for name, column in columns.items() if name not in redact}
+        return _tensor_columns(data[tensors])
+    if isinstance(data.get(rows), list):
+        return _row_columns(data[rows], "predictions" if tensors == "outputs" else "input")
+    return {}
 
 
 def _tensor_columns(tensors: Sequence[Any]) -> dict[str, list[Any]]:

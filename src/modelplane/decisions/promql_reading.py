@@ -27,7 +27,7 @@ from modelplane.decisions.promql import (
 )
 from modelplane.decisions.promql_functions import AGGREGATIONS, OPERATORS, OVER_TIME
 from modelplane.decisions.series import BY_NAME
-from modelplane.expressions.labels import matches_whole
+from modelplane.resources.label_patterns import matches_whole
 from modelplane.resources.promql import parse_promql
 from modelplane.resources.quantities import format_duration
 

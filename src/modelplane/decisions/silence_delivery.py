@@ -143,13 +143,21 @@ def _follow(silence: Silence, served: ServedSilence | None, now: datetime) -> It
         if not is_over:  # it was ended there
             yield Take(_with_end(silence, now))
         return
-    known = datetime.fromisoformat(silence.metadata.annotations[END_ANNOTATION])
-    if abs(served.ends_at - known) > _SAME:
+    known = _known_end(silence)
+    if known is None or abs(served.ends_at - known) > _SAME:
         yield Take(_with_end(silence, served.ends_at).with_spec(matchers=served.matchers))
     elif is_over:
         yield End(served.id)
     elif _differs(silence, served):
         yield Tell(silence, served.id)
+
+
+def _known_end(silence: Silence) -> datetime | None:
+    try:
+        known = datetime.fromisoformat(silence.metadata.annotations[END_ANNOTATION])
+    except ValueError:  # somebody here wrote something else into it
+        return None
+    return known if known.tzinfo is not None else None
 
 
 def _differs(silence: Silence, served: ServedSilence) -> bool:

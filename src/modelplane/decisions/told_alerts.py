@@ -22,6 +22,12 @@ from modelplane.resources.alerting import (
 )
 from modelplane.resources.meta import Metadata
 
+MAX_CHARS = 16_000
+"""Of all labels of an alert together."""
+
+MAX_TEXT_CHARS = 4_000
+"""Of one annotation; the rest is cut."""
+
 UNNAMED = "unnamed"
 """What an alert without the label ``alertname`` is called."""
 
@@ -78,8 +84,10 @@ def take_alert(current: Alert | None, told: ToldAlert, now: datetime) -> Alert |
     Raises
     ------
     ValueError
-        A label or annotation has a name that Prometheus would not take.
+        A label or annotation has a name that Prometheus would not take, or there is too much.
     """
+    if sum(len(name) + len(text) for name, text in told.labels.items()) > MAX_CHARS:
+        raise ValueError(f"its labels have more than {MAX_CHARS:,} characters")
     if current is not None and current.status.phase != "Resolved":
         if (current.spec.source == "alertmanager") != (told.source == "alertmanager"):
             return None
@@ -111,12 +119,26 @@ def take_alert(current: Alert | None, told: ToldAlert, now: datetime) -> Alert |
     return Alert(metadata=Metadata(name=told.name), spec=spec, status=checked)
 
 
+def settle_alert(alert: Alert, now: datetime) -> AlertStatus:
+    """Return the status of an alert from an Alertmanager as time alone makes it.
+
+    An Alertmanager says once that an alert is over. One that flaps must then rest for a while
+    before that is believed, and nobody else would look at it again.
+    """
+    status = alert.status
+    if alert.spec.source != "alertmanager" or not status.flapping:
+        return status
+    value = None if status.missing_since is not None else status.value or 0.0
+    return decide_alert(status, _FIRES_AT_ONCE, Observation(now, value, {})) or status
+
+
 def _decide(before: AlertStatus | None, told: ToldAlert, now: datetime) -> AlertStatus | None:
     gone = Observation(now, None, {})
     if told.phase == "Resolved":
         return decide_alert(before, _FIRES_AT_ONCE, gone)
     # A value that is not known must not look like a condition that does not hold.
-    seen = Observation(now, told.value if told.value is not None else 0.0, told.annotations)
+    texts = {name: text[:MAX_TEXT_CHARS] for name, text in told.annotations.items()}
+    seen = Observation(now, told.value if told.value is not None else 0.0, texts)
     if told.phase == "Firing":
         return decide_alert(before, _FIRES_AT_ONCE, seen)
     if before is not None and before.phase == "Firing":  # it went, and came back, unseen

@@ -30,6 +30,9 @@ READY = "Ready"
 TRIGGER_LABEL = "modelplane.dev/training-trigger"
 """Label of a run: its trigger."""
 
+KEPT_RUNS = 100
+"""Runs of one trigger that registered nothing and are kept."""
+
 LONGEST_DEBOUNCE = 5
 """Causes that never stop coming are one after so many times the debounce."""
 
@@ -236,6 +239,23 @@ def make_run(
     # Whatever is pending is taken care of: the run trains on all there is.
     counted = trigger.with_status(runs=number, last_run=run.metadata.name, pending=None)
     return counted, run
+
+
+def surplus(
+    trigger: TrainingTrigger, runs: Iterable[TrainingRun], now: datetime
+) -> tuple[TrainingRun, ...]:
+    """Return the runs of a trigger that are not kept: old ones that registered nothing.
+
+    The lineage of versions leads to the others; the budget counts those of the last day.
+    """
+    name = trigger.metadata.name
+    vain = [run for run in own_runs(trigger, runs) if run.finished and not run.status.versions]
+    vain.sort(key=lambda run: run_number(name, run.metadata.name))
+    return tuple(
+        run
+        for run in vain[:-KEPT_RUNS]
+        if run.metadata.created_at is None or now - run.metadata.created_at > _DAY
+    )
 
 
 def start_run(

@@ -146,9 +146,11 @@ def _look_at_alerts(
 ) -> list[Happened]:
     happened = []
     for alert in alerts:
-        if not calls_for(trigger, alert):
-            continue
         key, episode = f"{_ALERT}{alert.metadata.name}", str(alert.status.episode)
+        if not calls_for(trigger, alert):
+            if before.get(key) == episode:
+                noted[key] = episode  # silenced for a while, say: it is no other cause after that
+            continue
         noted[key] = episode
         if before.get(key) != episode:
             happened.append(Happened("alert", f"{alert.spec.alert} fires", _facts_of(alert)))

@@ -24,6 +24,7 @@ RUN_LABEL = "modelplane.dev/training-run"
 ServiceCall = Literal["start", "ask", "cancel"]
 Reason = Literal["", "Failed", "TimedOut", "RegisteredNothing", "Refused", "Unreachable"]
 
+_SPARE_S = 600.0
 _MAX_MESSAGE = 2000
 _MAX_TAIL = 8000
 _NO_PROGRAM = 127
@@ -204,6 +205,17 @@ def _go_on_with_job(view: RunView, now: datetime) -> RunStep:
         return RunStep(end_run(run, "Failed", "Failed", message, now, versions=view.versions))
     if job.status.phase in FINISHED_JOB:
         return RunStep(_judge_job(view, job, now))
+    cancelled_job = job if job.spec.cancelled else job.with_spec(cancelled=True)
+    if run.spec.cancelled and job.status.phase == "Pending":
+        # Its agent may be away for ever; when it comes, it finds the Job cancelled.
+        ended = end_run(run, "Cancelled", "", "ended on request", now, versions=view.versions)
+        return RunStep(ended, cancelled_job)
+    left_s = _until_given_up_s(run, job, now)
+    if left_s is not None and left_s <= 0:
+        limit = format_duration(run.spec.timeout_s)
+        message = f"its agent tells nothing, long after its time-out of {limit}"
+        ended = end_run(run, "Failed", "TimedOut", message, now, versions=view.versions)
+        return RunStep(ended, cancelled_job)
     told = run.with_status(
         progress=job.status.progress,
         progress_message=job.status.progress_message,
@@ -211,8 +223,15 @@ def _go_on_with_job(view: RunView, now: datetime) -> RunStep:
         message="waiting for its job to start" if job.status.phase == "Pending" else "",
     )
     if run.spec.cancelled and not job.spec.cancelled:
-        return RunStep(told, job.with_spec(cancelled=True))
-    return RunStep(told)
+        return RunStep(told, cancelled_job, after_s=left_s)
+    return RunStep(told, after_s=left_s)
+
+
+def _until_given_up_s(run: TrainingRun, job: Job, now: datetime) -> float | None:
+    """Return how long a Job that runs may still be silent; its agent ends it long before."""
+    if job.status.phase != "Running" or job.status.started_at is None:
+        return None
+    return run.spec.timeout_s + _SPARE_S - (now - job.status.started_at).total_seconds()
 
 
 def _judge_job(view: RunView, job: Job, now: datetime) -> TrainingRun:

@@ -20,14 +20,25 @@ from pydantic import (
     model_validator,
 )
 
+from modelplane.resources.label_patterns import matches_whole
 from modelplane.resources.meta import Condition, Part, Resource
 from modelplane.resources.promql import check_promql
 from modelplane.resources.quantities import Duration
 
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 Labels = dict[LabelName, str]
+SeriesName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
 MAX_HISTORY = 50
 """Changes of an alert that are kept; the audit log has them all."""
+
+
+def _name_no_series(labels: dict[str, str]) -> dict[str, str]:
+    if "__name__" in labels:
+        raise ValueError("__name__ is no label that a rule can add")
+    return labels
+
+
+AddedLabels = Annotated[Labels, AfterValidator(_name_no_series)]
 
 
 class AlertRule(Part):
@@ -35,14 +46,14 @@ class AlertRule(Part):
 
     model_config = ConfigDict(alias_generator=None)
 
-    alert: str | None = Field(default=None, description="Name of the alert.")
-    record: str | None = Field(default=None, description="Name of the series it records.")
+    alert: str | None = Field(default=None, min_length=1, description="Name of the alert.")
+    record: SeriesName | None = Field(default=None, description="Name of the series it records.")
     expr: Annotated[str, AfterValidator(check_promql)] = Field(min_length=1, description="PromQL.")
     for_s: Duration = Field(default=0.0, alias="for", description="How long before it fires.")
     keep_firing_for_s: Duration = Field(
         default=0.0, alias="keep_firing_for", description="How long it fires on afterwards."
     )
-    labels: Labels = Field(default_factory=dict, description="Added to the series' own.")
+    labels: AddedLabels = Field(default_factory=dict, description="Added to the series' own.")
     annotations: Labels = Field(default_factory=dict, description="Texts; templates are filled in.")
 
     @model_validator(mode="after")
@@ -67,7 +78,7 @@ class RuleGroup(Part):
     query_offset_s: Duration = Field(
         default=0.0, alias="query_offset", description="Evaluate this much in the past."
     )
-    labels: Labels = Field(default_factory=dict, description="Added to each rule's.")
+    labels: AddedLabels = Field(default_factory=dict, description="Added to each rule's.")
     rules: tuple[AlertRule, ...] = Field(default=(), max_length=1000)
 
 
@@ -210,19 +221,14 @@ class Matcher(Part):
     @model_validator(mode="after")
     def _is_a_regular_expression(self) -> Matcher:
         if "~" in self.operator:
-            try:
-                re.compile(self.value)
-            except re.error as error:
-                raise ValueError(f"no regular expression ({error}): {self.value[:80]}") from None
+            matches_whole(self.value, "")  # raises when it is none
         return self
 
     def matches(self, labels: dict[str, str]) -> bool:
         """Whether it holds for `labels`; a label that is absent is empty."""
         found = labels.get(self.name, "")
-        if "~" in self.operator:
-            held = re.fullmatch(self.value, found) is not None
-        else:
-            held = found == self.value
+        is_pattern = "~" in self.operator
+        held = matches_whole(self.value, found) if is_pattern else found == self.value
         return held != self.operator.startswith("!")
 
     @property

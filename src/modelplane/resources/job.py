@@ -51,6 +51,9 @@ class JobSpec(Part):
         default=None,
         description="Given to it as the JSON file that MODELPLANE_JOB_INPUT names.",
     )
+    result_optional: bool = Field(
+        default=False, description="Whether it may leave no result though it was given an input."
+    )
     training: JobTraining | None = Field(
         default=None, description="Of a Job that trains; made by the control plane."
     )

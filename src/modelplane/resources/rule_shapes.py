@@ -82,7 +82,7 @@ def _text(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value!r}".removesuffix(".0") if isinstance(value, float) else str(value)
     return "" if value is None else value
 
 

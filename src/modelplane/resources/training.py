@@ -30,6 +30,23 @@ def check_place(uri: str) -> str:
             f"neither a path from the root on nor an address: {uri[:80]!r}; the control plane "
             "looks at it, from a directory of its own"
         )
+    return check_no_credentials(uri)
+
+
+def check_no_credentials(uri: str) -> str:
+    """Return `uri` when it holds no password or token; the message does not repeat one.
+
+    Examples
+    --------
+    >>> check_no_credentials("ssh://git@example.com/team/code.git")
+    'ssh://git@example.com/team/code.git'
+    """
+    scheme, found, rest = uri.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    # With ssh the user is part of the address; in abfss://CONTAINER@ACCOUNT it is no user at all.
+    is_plain = re.search("ssh|abfs|wasb", scheme) and ":" not in user
+    if found and at and not is_plain:
+        raise ValueError("leave credentials out of the address: resources hold no secrets")
     return uri
 
 
@@ -89,7 +106,9 @@ class HttpTraining(Part):
 class MlflowTraining(Part):
     """An MLflow project, run by an agent with the `mlflow` that is installed there."""
 
-    uri: str = Field(min_length=1, description="Folder or git address.")
+    uri: Annotated[str, AfterValidator(check_no_credentials)] = Field(
+        min_length=1, description="Folder or git address."
+    )
     entry_point: str = Field(default="main", description="Of the project.")
     parameters: dict[str, str] = Field(
         default_factory=dict, description="Given to the entry point with `-P NAME=VALUE`."

@@ -48,6 +48,7 @@ def render_rules(name: str, spec: AlertRulesSpec) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.width = 4096
+    yaml.allow_unicode = False  # unescaped, line separators would become spaces
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = io.StringIO()
     text.write("# Written by modelplane, which replaces it: change the AlertRules instead.\n")

@@ -9,6 +9,7 @@ that a disk or a network that hangs holds up nobody else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -53,38 +54,51 @@ class WatchedPlaces:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="watched-data")
-        self._looking: dict[str, Future[Any]] = {}
+        self._looking: dict[tuple[str, str, str], Future[Any]] = {}
+        self._hanging: set[Future[Any]] = set()
 
     async def fingerprint(self, data: WatchedData) -> str | None:
         """Return a digest over the listing; see the port."""
-        return await self._in_thread(data.uri, lambda: _fingerprint(data), _LOOK_TIMEOUT_S)
+        return await self._in_thread("list", data, lambda: _fingerprint(data), _LOOK_TIMEOUT_S)
 
     async def describe(self, data: WatchedData) -> DatasetReference:
         """Return what the data is; see the port."""
-        return await self._in_thread(data.uri, lambda: _describe(data), _READ_TIMEOUT_S)
+        return await self._in_thread("read", data, lambda: _describe(data), _READ_TIMEOUT_S)
 
     def close(self) -> None:
         """Begin nothing more; what is under way is not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, uri: str, work: Callable[[], T], timeout_s: float) -> T:
-        """Do `work` in a thread; one that hangs is not joined by a second for the same data."""
-        before = self._looking.get(uri)
-        if before is not None and not before.done():
+    async def _in_thread(
+        self, what: str, data: WatchedData, work: Callable[[], T], timeout_s: float
+    ) -> T:
+        """Do `work` in a thread; who asks for the same meanwhile waits for the same answer.
+
+        One that hangs is not joined by a second for the same data.
+        """
+        key = what, data.uri, data.format
+        future = self._looking.get(key)
+        if future is None or future.done():
+            future = self._looking[key] = self._threads.submit(work)
+        elif future in self._hanging:
             raise TransientError(
-                f"{clean_uri(uri)} has not answered since it was looked at last",
+                f"{clean_uri(data.uri)} has not answered since it was looked at last",
                 retry_after_s=_RETRY_AFTER_S,
             )
-        future = self._looking[uri] = self._threads.submit(work)
         try:
             async with asyncio.timeout(timeout_s):
                 # Shielded: a thread cannot be cancelled, and has to be known to go on.
-                return await asyncio.shield(asyncio.wrap_future(future))
+                found: T = await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError:
+            self._hanging.add(future)
+            future.add_done_callback(self._hanging.discard)
             raise TransientError(
-                f"{clean_uri(uri)} did not answer within {timeout_s:g} s",
+                f"{clean_uri(data.uri)} did not answer within {timeout_s:g} s",
                 retry_after_s=_RETRY_AFTER_S,
             ) from None
+        if self._looking.get(key) is future:
+            del self._looking[key]
+        return found
 
 
 def _fingerprint(data: WatchedData) -> str | None:
@@ -146,7 +160,9 @@ def _list_files(path: Path) -> Iterator[_Entry]:
                 for entry in entries:
                     if entry.is_dir():
                         waiting.append(Path(entry.path))
-                    else:
+                        continue
+                    # A link that leads nowhere hides none of its neighbours.
+                    with contextlib.suppress(FileNotFoundError):
                         yield _entry(os.path.relpath(entry.path, path), entry.stat())
         except FileNotFoundError:
             continue

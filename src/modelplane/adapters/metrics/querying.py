@@ -77,12 +77,12 @@ class RingQuerier:
     def _check_reach(self, expression: Expression, at: datetime) -> None:
         reach = timedelta(seconds=reach_s(expression))
         oldest = self._ring.oldest()
-        if reach and (oldest is None or at - reach < oldest):
+        if oldest is None or at - reach < oldest:
             begun = oldest or at
             wait_s = max(1.0, (begun + reach - at).total_seconds())
             raise TransientError(
                 f"the expression reaches {reach.total_seconds():g} s back, and modelplane has "
-                f"measured for {(at - begun).total_seconds():.0f} s",
+                f"measured for {max(0.0, (at - begun).total_seconds()):.0f} s",
                 retry_after_s=wait_s,
                 hint="it is evaluated as soon as that is filled",
             )

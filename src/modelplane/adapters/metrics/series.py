@@ -55,12 +55,18 @@ class MemorySeriesRing:
         self._max_series = max_series
 
     def record(self, at: datetime, samples: Sequence[Sample]) -> None:
-        """Keep one set; one that is not newer than the last is passed over."""
+        """Keep one set; one that is not newer than the last is passed over.
+
+        One that is far older says that the clock was set back: then everything begins anew, for
+        otherwise nothing would be kept until the clock is where it was.
+        """
         at_s = at.timestamp()
         if self._sets_s and at_s <= self._sets_s[-1]:
-            return
-        kept = tuple(samples[: self._max_series])
-        for sample in kept:
+            if at_s > self._sets_s[-1] - MARGIN_S:
+                return
+            self._begin_anew()
+        kept: list[Sample] = []
+        for sample in samples[: self._max_series]:
             tracks = self._tracks.setdefault(sample.name, {})
             key = tuple(sorted(sample.labels.items()))
             track = tracks.get(key)
@@ -68,11 +74,12 @@ class MemorySeriesRing:
                 track = tracks[key] = _Track(dict(sample.labels))
             elif track.times_s[-1] == at_s:
                 continue  # the same series twice in one set: the first counts
+            kept.append(sample)
             track.times_s.append(at_s)
             track.values.append(sample.value)
             self._points += 1
         self._sets_s.append(at_s)
-        self._latest = (at, kept)
+        self._latest = (at, tuple(kept))
         if at_s - self._swept_s >= MARGIN_S / 2:
             self._sweep(at_s)
         while self._points > self._max_points:
@@ -110,6 +117,11 @@ class MemorySeriesRing:
                 times_s, values = track.times_s[first:last], track.values[first:last]
                 found.append(Points(track.labels, times_s, values))
         return found
+
+    def _begin_anew(self) -> None:
+        self._tracks.clear()
+        del self._sets_s[:]
+        self._points, self._swept_s = 0, 0.0
 
     def _sweep(self, at_s: float) -> None:
         """Let go of what is too old."""

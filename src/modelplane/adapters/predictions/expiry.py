@@ -11,11 +11,10 @@ from modelplane.adapters.predictions import tables as t
 from modelplane.adapters.predictions.tables import MINUTE_US
 
 PIECE = 5_000
-OUTCOME_PIECE = 50_000
 
 
 def delete_predictions(connection: Connection, deployment_id: int, before: int) -> tuple[int, int]:
-    """Delete some; return how many, and how many of them were in no file yet."""
+    """Delete some with their outcomes; return how many, and how many were in no file yet."""
     p = t.predictions.c
     places = select(t.places.c.id).where(t.places.c.deployment_id == deployment_id)
     old = select(p.id).where(p.place_id.in_(places), p.at < before).limit(PIECE)
@@ -25,29 +24,9 @@ def delete_predictions(connection: Connection, deployment_id: int, before: int) 
         ids = found[start : start + 500]
         result = connection.execute(delete(t.payloads).where(t.payloads.c.prediction_id.in_(ids)))
         pending += result.rowcount
+        connection.execute(delete(t.outcomes).where(t.outcomes.c.prediction_id.in_(ids)))
         connection.execute(delete(t.predictions).where(p.id.in_(ids)))
     return len(found), pending
-
-
-def delete_outcomes(connection: Connection, deployment_id: int, after: int) -> int | None:
-    """Delete those of deleted predictions; return where to go on, None at the end."""
-    o = t.outcomes.c
-    window = (
-        select(o.sequence)
-        .where(o.deployment_id == deployment_id, o.sequence > after)
-        .order_by(o.sequence)
-        .limit(OUTCOME_PIECE)
-    )
-    last = connection.execute(select(func.max(window.subquery().c.sequence))).scalar()
-    if last is None:
-        return None
-    exists = select(t.predictions.c.id).where(t.predictions.c.id == o.prediction_id).exists()
-    connection.execute(
-        delete(t.outcomes).where(
-            o.deployment_id == deployment_id, o.sequence > after, o.sequence <= last, ~exists
-        )
-    )
-    return int(last)
 
 
 def delete_rest(connection: Connection, deployment_id: int, before: int) -> None:

@@ -299,6 +299,8 @@ def list_deployments(connection: Connection) -> list[Deployment]:
         select(t.predictions.c.id).where(t.predictions.c.place_id.in_(own_places)).exists(),
         select(t.labels.c.id).where(t.labels.c.deployment_id == d.id).exists(),
         select(t.sketches.c.minute).where(t.sketches.c.place_id.in_(own_places)).exists(),
+        # Its rows are gone, but the storage did not answer: they are to be deleted yet.
+        select(t.files.c.id).where(t.files.c.deployment_id == d.id).exists(),
     )
     rows = connection.execute(select(d.environment, d.deployment).where(has_any))
     return [(row[0], row[1]) for row in rows]

@@ -88,7 +88,9 @@ class SqlitePredictions:
         self._files = ParquetFiles(url)
         self._write_engine = make_engine(path, writes=True, connections=1)
         self._read_engine = make_engine(path, writes=False, connections=_READERS)
-        self._writes = IndexWrites(max_waiting=max_waiting, max_pending_rows=max_pending_rows)
+        # Without Parquet rows stay for as long as the index keeps them: they wait for nothing.
+        bound = max_pending_rows if parquet.is_available() else None
+        self._writes = IndexWrites(max_waiting=max_waiting, max_pending_rows=bound)
         self._writer = PredictionWriter(
             self._write_engine, max_queued=max_queued, on_rollback=self._writes.forget
         )
@@ -133,6 +135,9 @@ class SqlitePredictions:
                     filed_at = self._clock.monotonic_s()
             except ModelplaneError as error:
                 _log.warning("predictions_not_filed", error=error.message)
+            except Exception:
+                # Whatever a file of rows is not made of must not end the control plane.
+                _log.exception("predictions_not_filed")
 
     async def flush(self) -> None:
         """Move all rows into files now. Raises `TransientError`: what is not moved stays."""
@@ -256,22 +261,18 @@ class SqlitePredictions:
             await self._writer.execute(lambda c: self._writes.begin_expiry(c, own, limit))
             deleted = 0
             while True:
-                count, pending = await self._writer.execute(
-                    lambda c: expiry.delete_predictions(c, own, limit)
-                )
-                self._writes.note_filed(pending)
+                count = await self._writer.execute(lambda c: self._expire_piece(c, own, limit))
                 deleted += count
                 if count < expiry.PIECE:
                     break
-            after: int | None = 0
-            while deleted and after is not None:
-                start = after
-                after = await self._writer.execute(
-                    lambda c, start=start: expiry.delete_outcomes(c, own, start)  # type: ignore[misc]
-                )
             await self._writer.execute(lambda c: expiry.delete_rest(c, own, limit))
             await self._delete_files(own, limit)
         return deleted
+
+    def _expire_piece(self, connection: Connection, deployment_id: int, before: int) -> int:
+        count, pending = expiry.delete_predictions(connection, deployment_id, before)
+        self._writes.note_filed(pending)
+        return count
 
     async def forget_waiting(self, environment: str, deployment: str, before: datetime) -> int:
         """Delete labels that came before and have found no prediction; return how many."""
@@ -304,10 +305,13 @@ class SqlitePredictions:
         for file_id, path, rows in planned:
             if rows:
                 await asyncio.to_thread(self._files.write, path, rows)
-            count = await self._writer.execute(
-                lambda c, id_=file_id, full=bool(rows): _finish_file(c, id_, is_written=full)  # type: ignore[misc]
+            await self._writer.execute(
+                lambda c, id_=file_id, full=bool(rows): self._finish_file(c, id_, is_written=full)  # type: ignore[misc]
             )
-            self._writes.note_filed(count)
+
+    def _finish_file(self, connection: Connection, file_id: int, *, is_written: bool) -> None:
+        # In the writer's thread, as everything that counts what waits.
+        self._writes.note_filed(_finish_file(connection, file_id, is_written=is_written))
 
     async def _delete_files(self, deployment_id: int, before: int) -> None:
         c = t.files.c

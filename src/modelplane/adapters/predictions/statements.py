@@ -68,7 +68,7 @@ class _Joins:
 class IndexWrites:
     """Remembers places and the next ids; `forget` after a transaction that did not happen."""
 
-    def __init__(self, *, max_waiting: int, max_pending_rows: int) -> None:
+    def __init__(self, *, max_waiting: int, max_pending_rows: int | None) -> None:
         self._max_waiting = max_waiting
         self._max_pending_rows = max_pending_rows
         self.forget()
@@ -250,7 +250,8 @@ class IndexWrites:
         return to_us(made.at) < self._expired_before[deployment_id]
 
     def _check_room(self, connection: Connection, count: int) -> None:
-        if self.pending_rows(connection) + count > self._max_pending_rows:
+        most = self._max_pending_rows
+        if most is not None and self.pending_rows(connection) + count > most:
             raise TransientError(
                 f"{self._pending_rows} predictions wait to be written as Parquet, as many as may: "
                 "is the storage of predictions reachable?",
@@ -276,8 +277,14 @@ class IndexWrites:
 
     def _next_id(self, connection: Connection, table: Table, column: str) -> int:
         if table.name not in self._next:
-            statement = select(func.max(table.c[column]))
-            self._next[table.name] = int(connection.execute(statement).scalar() or 0) + 1
+            last = int(connection.execute(select(func.max(table.c[column]))).scalar() or 0)
+            if table is t.outcomes:
+                # Who reads on from a sequence must find the next one above it, though all that
+                # there were may have expired: no more were ever given than labels were counted.
+                p = t.places.c
+                ever = select(func.sum(p.labelled + p.rewarded))
+                last = max(last, int(connection.execute(ever).scalar() or 0))
+            self._next[table.name] = last + 1
         return self._next[table.name]
 
     def _join_waiting(self, connection: Connection, first: int) -> None:
@@ -389,7 +396,7 @@ def _find_known(
 ) -> dict[_Name, list[_Known]]:
     """Return the predictions of these names, by request id or by key."""
     p = t.predictions.c
-    found: dict[_Name, list[_Known]] = defaultdict(list)
+    found: dict[_Name, dict[int, _Known]] = defaultdict(dict)  # a key may have very many
     by_id: dict[int, _Known] = {}
     for column, row in ((p.request_id, p.row), (p.key, p.key_row)):
         base = select(column, row, p.id, p.place_id, p.at, p.label, p.reward)
@@ -401,9 +408,8 @@ def _find_known(
                 entry = by_id.setdefault(
                     own_id, _Known(own_id, place_id, at, read_value(label), reward)
                 )
-                if entry not in found[name, number]:
-                    found[name, number].append(entry)
-    return found
+                found[name, number][own_id] = entry
+    return {name: list(entries.values()) for name, entries in found.items()}
 
 
 def _find_truths(

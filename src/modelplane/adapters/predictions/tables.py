@@ -141,6 +141,7 @@ outcomes = Table(
     Column("reward", Float),
 )
 Index("outcomes_by_deployment", outcomes.c.deployment_id, outcomes.c.sequence)
+Index("outcomes_by_prediction", outcomes.c.prediction_id)
 
 minutes = Table(
     "minutes",

@@ -1,7 +1,7 @@
 """Regular expressions over the labels of series, as Prometheus reads them.
 
-Called by `decisions.promql_reading`. RE2 through CEL: its time is linear in the text, so that no
-label's value can hold anybody up.
+Called by `decisions.promql_reading` and by `alerting` for matchers. RE2 through CEL: its time is
+linear in the text, so that no pattern, an Alertmanager's included, can hold anybody up.
 """
 
 from __future__ import annotations
