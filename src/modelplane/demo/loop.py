@@ -36,7 +36,8 @@ from modelplane.resources.training import TrainingRun
 FIRST = "1.0.0"
 TIMEOUT_S = 900.0
 _LOOK_EVERY_S = 1.0
-_LOOKS_AT_CLOSING = 10
+_LOOKS_AT_CLOSING = 40
+"""An alert outlasts its cause by the rule's ``keep_firing_for``."""
 
 Say = Callable[[str], None]
 
@@ -153,8 +154,9 @@ class _Watch:
                 await asyncio.to_thread(self.records.write, month - timedelta(days=1))
             await self._look_at_alerts()
             await self._look_at_training()
-            if await self._look_at_playbook():
-                await self._close()
+            run = await self._look_at_playbook()
+            if run is not None:
+                await self._close(_LOOKS_AT_CLOSING if run.status.phase == "Succeeded" else 1)
                 return
         raise TerminalError(
             "the loop did not close before the year was over",
@@ -240,8 +242,8 @@ class _Watch:
             if environment == "production":
                 self.outcome.verdict = outcome.verdict
 
-    async def _look_at_playbook(self) -> bool:
-        """Tell how the playbook's run goes; return whether it is over."""
+    async def _look_at_playbook(self) -> PlaybookRun | None:
+        """Tell how the playbook's run goes; return it once it is over."""
         for run in (await call(self.client.list, PlaybookRun)).items:
             status = run.status
             step = next((one for one in status.steps if one.phase == "Running"), None)
@@ -249,12 +251,12 @@ class _Watch:
             self._tell(f"playbook/{run.metadata.name}", f"playbook {status.phase.lower()}{doing}")
             if status.phase in FINISHED_PLAYBOOK_RUN:
                 self.outcome.alert_message = status.message or status.reason
-                return True
-        return False
+                return run
+        return None
 
-    async def _close(self) -> None:
+    async def _close(self, looks: int) -> None:
         """Note how things stand, once the alert is told what the playbook came to."""
-        for _ in range(_LOOKS_AT_CLOSING):
+        for _ in range(looks):
             if await self._note_alert():
                 break
             await asyncio.sleep(_LOOK_EVERY_S)
