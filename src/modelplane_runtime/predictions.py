@@ -100,6 +100,7 @@ class PredictionLog:
         self._bytes = 0
         self._first = 1  # sequence of the oldest that is kept
         self._given = 0
+        self._doubtful: deque[tuple[int, int]] = deque()  # given and forgotten: sequence, rows
         self._dropped_told = 0
 
     def __len__(self) -> int:
@@ -175,6 +176,8 @@ class PredictionLog:
         while len(self._kept) > self._max_requests or self._bytes > self._max_bytes:
             if self._first > self._given:
                 self.dropped += self._kept[0].rows
+            else:  # has it arrived? The next question tells.
+                self._doubtful.append((self._first, self._kept[0].rows))
             self._forget_oldest()
 
     async def write_page(self, after: str, writer: EventWriter) -> bytes:
@@ -226,10 +229,15 @@ class PredictionLog:
     def _acknowledge(self, after: str) -> None:
         life, _, rest = after[:_MAX_CURSOR_CHARS].partition(".")
         sequence, _, dropped = rest.partition(".")
+        arrived = 0
         if life == self._life and sequence.isdecimal() and dropped.isdecimal():
+            arrived = int(sequence)
             self._dropped_told = min(int(dropped), self.dropped)
-            while self._kept and self._first <= int(sequence):
+            while self._kept and self._first <= arrived:
                 self._forget_oldest()
+        while self._doubtful:
+            number, rows = self._doubtful.popleft()
+            self.dropped += rows if number > arrived else 0
 
     def _forget_oldest(self) -> None:
         self._bytes -= self._kept.popleft().size_bytes + _ENTRY_BYTES

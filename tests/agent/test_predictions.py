@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from modelplane.agent.prediction_spool import Batch, Origin, Spool
 from modelplane.agent.predictions import dropped_event, stamped
-from modelplane.errors import Forbidden, InvalidResource, ModelplaneError
+from modelplane.errors import Forbidden, InvalidResource, ModelplaneError, NotFound, TerminalError
 from modelplane.resources.monitoring import PredictionLog
 from modelplane.resources.replica import Replica
 from modelplane.resources.revision import Artifact, RuntimeSpec, make_revision
@@ -123,6 +123,20 @@ async def test_the_last_predictions_of_an_agent_that_stops_arrive_with_the_next(
     assert arrived(world) == ["last"]
 
 
+def refuse_only(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str, error: ModelplaneError
+) -> None:
+    """Have the control plane refuse the batches that hold a request, and no others."""
+    post = world.control_plane.post_predictions
+
+    async def refuse(batch: bytes) -> None:
+        if f'"{name}"'.encode() in batch:
+            raise error
+        await post(batch)
+
+    monkeypatch.setattr(world.control_plane, "post_predictions", refuse)
+
+
 # Trouble ----------------------------------------------------------------------------------------
 
 
@@ -152,16 +166,52 @@ async def test_without_control_plane_they_wait_and_survive_the_agent(world: Worl
     ("error", "kept"), [(InvalidResource("no"), False), (Forbidden("not you"), True)]
 )
 async def test_what_is_refused_for_ever_holds_up_nothing(
-    world: World, error: ModelplaneError, kept: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, error: ModelplaneError, kept: bool
 ) -> None:
     _, logged = await serve(world)
-    world.control_plane.refuse_predictions = error
-    logged.requests.append(request("refused"))
-    await world.settle(3)
-    world.control_plane.refuse_predictions = None
+    with monkeypatch.context() as context:
+        refuse_only(world, context, "refused", error)
+        logged.requests.append(request("refused"))
+        await world.settle(3)
     logged.requests.append(request("after"))
     await world.settle(3)
     assert arrived(world) == (["refused", "after"] if kept else ["after"])
+    await world.settle(3)
+    assert lost(world) == (0 if kept else 1)
+
+
+async def test_predictions_of_a_deployment_that_is_gone_are_no_loss(world: World) -> None:
+    _, logged = await serve(world)
+    world.control_plane.refuse_predictions = NotFound("there is no deployment")
+    logged.requests.append(request("refused"))
+    await world.settle(3)
+    world.control_plane.refuse_predictions = None
+    await world.settle(3)
+    assert events(world) == []
+
+
+async def test_a_loss_that_is_told_in_vain_is_not_told_for_ever(world: World) -> None:
+    _, logged = await serve(world)
+    logged.dropped = 5
+    world.control_plane.refuse_predictions = InvalidResource("no")
+    await world.settle(3)
+    world.control_plane.refuse_predictions = None
+    await world.settle(5)
+    assert events(world) == []
+
+
+@pytest.mark.parametrize(("fails_s", "kept"), [(20, True), (200, False)])
+async def test_what_fails_over_there_is_tried_again_and_not_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch, fails_s: float, kept: bool
+) -> None:
+    _, logged = await serve(world)
+    with monkeypatch.context() as context:
+        refuse_only(world, context, "first", TerminalError("a surprise"))
+        logged.requests.append(request("first"))
+        await world.settle(fails_s)
+    logged.requests.append(request("after"))
+    await world.settle(10)
+    assert (arrived(world), lost(world)) == ((["first", "after"], 0) if kept else (["after"], 1))
 
 
 @pytest.mark.parametrize("trouble", [None, RuntimeError("a surprise")])

@@ -152,6 +152,57 @@ async def test_what_was_lost_on_the_way_is_counted(world: World) -> None:
     assert (place["predictions"], place["dropped"]) == (2, 40)
 
 
+async def dropped(world: World) -> int:
+    (place,) = (await world.ok("GET", "/model-deployments/fraud/predictions"))["places"]
+    count: int = place["dropped"]
+    return count
+
+
+async def test_a_loss_that_is_told_again_is_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = {**events()[0], "type": "modelplane.predictions.dropped", "data": {"rows": 40}}
+    with monkeypatch.context() as context:
+
+        async def away(*_: Any) -> None:
+            raise TransientError("busy")
+
+        context.setattr(InMemoryPredictions, "add_dropped", away)
+        assert (await send(world, [lost])).status_code == 503
+    for _ in range(2):
+        assert (await send(world, [lost])).status_code == 202
+        assert await dropped(world) == 40
+    await send(world, [{**lost, "id": "another"}])
+    assert await dropped(world) == 80
+
+
+async def test_an_answer_that_was_too_long_is_lost_and_once(world: World) -> None:
+    request, response = events()
+    response = {**response, "truncated": "true", "rows": 7}
+    del response["data"]
+    for _ in range(2):
+        answer = await send(world, [request, response])
+        assert (answer.status_code, answer.json()["kept"]) == (202, 0)
+        assert await dropped(world) == 7
+    assert await stored(world) == []
+
+
+async def test_rows_with_numbers_that_json_does_not_have_are_read_all_the_same(
+    world: World,
+) -> None:
+    body = json.dumps(events()).replace("2.5", "NaN").encode()
+    assert (await send(world, body)).json()["kept"] == 2
+    path = "/model-deployments/fraud/predictions/rows"
+    query = "?since=2026-01-01T00:00:00Z&until=2026-02-01T00:00:00Z"
+    answer = await world.call("GET", path + query)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    items = json.loads(answer.content, parse_constant=refuse)["items"]
+    assert [row["inputs"] for row in items] == [{"amount": 1.0}, {"amount": None}]
+
+
 async def test_nothing_is_kept_of_a_deployment_that_keeps_nothing(world: World) -> None:
     await world.deploy("fraud", model="fraud", version="1.0.0")
     answer = await send(world, events())
@@ -234,6 +285,18 @@ async def test_a_bad_label_is_named_and_spoils_no_good_one(
     assert answer.json()["fates"] == {"waiting": 1, "invalid": 1}
     assert [fault["path"] for fault in answer.json()["faults"]] == [path]
     assert (await tell(world, bad)).status_code == 422
+
+
+async def test_a_label_of_a_regression_is_a_number(world: World) -> None:
+    log: dict[str, Any] = {}
+    await world.deploy(
+        "fraud", model="fraud", version="1.0.0", predictions=log, labels={"task": "regression"}
+    )
+    answer = await tell(world, label(label="late"), label(row=1, label="3.5"), label(reward=1))
+    assert answer.json()["fates"] == {"waiting": 2, "invalid": 1}
+    (fault,) = answer.json()["faults"]
+    assert fault["path"] == "labels[0].label"
+    assert (await tell(world, label(label=2))).json()["fates"]["waiting"] == 1, "nothing stands"
 
 
 async def test_feedback_needs_a_deployment_that_there_is(world: World) -> None:

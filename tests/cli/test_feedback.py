@@ -13,6 +13,7 @@ import pandas
 import pytest
 
 from modelplane.client.label_files import BATCH_ROWS
+from modelplane.errors import FieldError, InvalidResource
 from tests.cli.conftest import Run
 from tests.cli.fakes import NOW, FakeClient
 
@@ -31,6 +32,9 @@ class Telling(FakeClient):
     ) -> dict[str, Any]:
         assert (deployment, environment) == ("fraud", "production")
         bad = [n for n, label in enumerate(labels) if isinstance(label.get("label"), str)]
+        if len(bad) == len(labels):
+            fields = [FieldError(f"labels[{n}].label", "must be 0 or 1") for n in bad]
+            raise InvalidResource("no label is valid; nothing was kept", fields)
         self.told += [dict(label) for n, label in enumerate(labels) if n not in bad]
         self.batches.append(len(labels))
         faults = [{"path": f"labels[{n}].label", "message": "must be 0 or 1"} for n in bad]
@@ -93,6 +97,42 @@ def test_refused_rows_are_named_and_the_exit_code_says_so(
     assert result.exit_code == 1
     assert f"row {BATCH_ROWS + 3}: label: must be 0 or 1" in result.stderr
     assert len(client.told) == BATCH_ROWS + 8
+
+
+def test_a_batch_with_no_valid_label_keeps_no_other_back(
+    run: Run, client: Telling, tmp_path: Path
+) -> None:
+    file = tmp_path / "outcomes.csv"
+    lines = [f"r-{n},{'maybe' if n < BATCH_ROWS else 1}" for n in range(BATCH_ROWS + 3)]
+    file.write_text("\n".join(["request_id,label", *lines]))
+    result = run("feedback", "import", str(file), "-d", "fraud")
+    assert result.exit_code == 1
+    assert f"{BATCH_ROWS:,} invalid" in result.stdout
+    assert "row 1: label: must be 0 or 1" in result.stderr
+    assert len(client.told) == 3
+
+
+def test_rows_that_parquet_holds_with_gaps_are_whole_numbers(
+    run: Run, client: Telling, tmp_path: Path
+) -> None:
+    file = tmp_path / "outcomes.parquet"
+    frame = {"request_id": ["a", "b"], "row": [2.0, None], "label": [1, 0]}
+    pandas.DataFrame(frame).to_parquet(file)
+    assert run("feedback", "import", str(file), "-d", "fraud").exit_code == 0
+    assert [label.get("row") for label in client.told] == [2, None]
+    assert type(client.told[0]["row"]) is int
+
+
+def test_parquet_that_is_damaged_within_is_told_in_words(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "outcomes.parquet"
+    names = [f"request-{n}" for n in range(5000)]
+    pandas.DataFrame({"request_id": names, "label": 1}).to_parquet(file, compression="snappy")
+    content = bytearray(file.read_bytes())
+    content[40:4000] = b"\xff" * 3960
+    file.write_bytes(content)
+    result = run("feedback", "import", str(file), "-d", "fraud")
+    assert result.exit_code == 2
+    assert "cannot be read as Parquet" in result.stderr
 
 
 @pytest.mark.parametrize(

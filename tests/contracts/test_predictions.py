@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import duckdb
-import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelplane.adapters.predictions.sqlite import SqlitePredictions
-from modelplane.errors import TransientError
 from modelplane.ports.predictions import (
     Label,
-    Place,
-    Prediction,
     Predictions,
     StoredSketch,
     Tally,
 )
 from modelplane.testing.clock import ManualClock
 from modelplane.testing.predictions import InMemoryPredictions
-
-STABLE = Place("production", "fraud", "1.0.0", "aaaa")
-CANDIDATE = Place("production", "fraud", "2.0.0", "bbbb", rule="west")
-SHADOW = replace(CANDIDATE, mirrored=True)
-FRAUD = ("production", "fraud")
-
-
-@asynccontextmanager
-async def sqlite_store(
-    clock: ManualClock, folder: Path | None = None, **options: Any
-) -> AsyncIterator[SqlitePredictions]:
-    own = folder or Path(tempfile.mkdtemp(prefix="mp-predictions-"))
-    store = SqlitePredictions(own / "predictions.db", str(own / "rows"), clock, **options)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-        if folder is None:
-            shutil.rmtree(own)
+from tests.contracts.predictions import CANDIDATE, FRAUD, SHADOW, STABLE, prediction, sqlite_store
 
 
 @pytest.fixture
@@ -64,13 +33,6 @@ async def store(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIter
         return
     async with sqlite_store(clock, max_waiting=3) as made:
         yield made
-
-
-def prediction(
-    request_id: str = "r-1", row: int = 0, *, place: Place = STABLE, at: datetime, **more: Any
-) -> Prediction:
-    given = {"predicted": 1, "score": 0.75, "latency_s": 0.002, "key": "", "parts": ("a=b",)}
-    return Prediction(request_id, row, place, at, **{**given, **more})
 
 
 async def test_what_was_kept_comes_back_oldest_first(
@@ -286,122 +248,6 @@ async def test_a_sketch_takes_the_place_of_the_one_before(
     found = await store.sketches(*FRAUD, since=minute, until=minute + timedelta(minutes=1))
     assert newer in found
     assert len(found) == 2
-
-
-# What only the one on the disk promises.
-
-
-async def test_nothing_that_was_confirmed_is_lost_by_a_crash_at_any_moment(
-    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at = clock.now()
-    with tempfile.TemporaryDirectory() as folder:
-        made = [prediction(f"r-{n}", at=at, inputs={"x": n}) for n in range(3)]
-        window: dict[str, Any] = {"since": at, "until": at + timedelta(hours=1)}
-        async with sqlite_store(clock, Path(folder)) as store:
-            await store.add(made)
-            write = store._files.write
-
-            def crash_after(path: str, rows: Any) -> None:
-                write(path, rows)
-                raise TransientError("power cut")
-
-            monkeypatch.setattr(store._files, "write", crash_after)
-            with pytest.raises(TransientError):
-                await store.flush()  # the file is there, the index does not know it
-            assert await store.rows(*FRAUD, **window, limit=9) == made
-        async with sqlite_store(clock, Path(folder)) as store:
-            assert await store.rows(*FRAUD, **window, limit=9) == made
-            await store.flush()
-            assert await store.rows(*FRAUD, **window, limit=9) == made
-            assert await store.add(made) == 0
-        assert len(list(Path(folder).rglob("*.parquet"))) == 1
-        assert not list(Path(folder).rglob("*.new"))
-
-
-async def test_rows_come_back_from_files_as_they_were(clock: ManualClock) -> None:
-    at = clock.now()
-    values: list[Any] = [1, 1.5, True, "text", None, [1, "a"], {"a": None}, 2**60, "ü"]
-    made = [
-        prediction(f"r-{n}", at=at + timedelta(hours=n), predicted=n, inputs={"x": v, "y": n})
-        for n, v in enumerate(values)
-    ]
-    made += [
-        prediction(f"s-{n}", at=at, place=SHADOW, inputs={"x": v}) for n, v in enumerate((1, 2.5))
-    ]
-    async with sqlite_store(clock) as store:
-        await store.add(made)
-        await store.flush()
-        window: dict[str, Any] = {"since": at, "until": at + timedelta(days=2)}
-        found = await store.rows(*FRAUD, **window, limit=99)
-        assert found == sorted(made, key=lambda row: (row.at, row.request_id))
-        assert [type(row.inputs["x"]) for row in found[:1]] == [int]
-        assert await store.rows(*FRAUD, **window, limit=3) == found[:3]
-
-
-async def test_pandas_and_duckdb_read_the_folder(clock: ManualClock) -> None:
-    at = clock.now()
-    with tempfile.TemporaryDirectory() as folder:
-        async with sqlite_store(clock, Path(folder)) as store:
-            await store.add([prediction(f"r-{n}", at=at, inputs={"x": n}) for n in range(3)])
-            await store.flush()
-            tomorrow = at + timedelta(days=1)
-            await store.add(
-                [prediction("r-9", place=CANDIDATE, at=tomorrow, inputs={"x": 0.5, "new": "a"})]
-            )
-            await store.flush()
-        rows = f"{folder}/rows"
-        frame = pandas.read_parquet(rows)
-        assert sorted(frame["input.x"]) == [0, 0.5, 1, 2]
-        assert set(frame["version"].astype(str)) == {"1.0.0", "2.0.0"}
-        answer = duckdb.sql(
-            'select version, date, count(*), sum("input.x") from read_parquet('
-            f"'{rows}/**/*.parquet', hive_partitioning=true, union_by_name=true)"
-            "where environment = 'production' group by all order by version"
-        )
-        assert answer is not None
-        found = answer.fetchall()
-        assert [(str(v), str(d), n, x) for v, d, n, x in found] == [
-            ("1.0.0", at.date().isoformat(), 3, 3.0),
-            ("2.0.0", tomorrow.date().isoformat(), 1, 0.5),
-        ]
-
-
-async def test_retention_deletes_files(clock: ManualClock) -> None:
-    at = clock.now()
-    with tempfile.TemporaryDirectory() as folder:
-        async with sqlite_store(clock, Path(folder)) as store:
-            await store.add([prediction("r-1", at=at, inputs={"x": 1})])
-            await store.flush()
-            await store.expire(*FRAUD, at + timedelta(days=1))
-            assert not list(Path(folder).rglob("*.parquet"))
-            assert await store.deployments() == []
-
-
-async def test_who_cannot_write_is_told_to_come_again(
-    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at = clock.now()
-    async with sqlite_store(clock, max_pending_rows=2) as store:
-        assert (
-            await store.add([prediction(f"r-{n}", at=at, inputs={"x": n}) for n in range(2)]) == 2
-        )
-        with pytest.raises(TransientError, match="wait to be written as Parquet"):
-            await store.add([prediction("r-9", at=at, inputs={"x": 1})])
-        await store.flush()
-        assert await store.add([prediction("r-9", at=at, inputs={"x": 1})]) == 1
-
-
-async def test_the_queue_is_bounded_and_the_rest_goes_on(clock: ManualClock) -> None:
-    at = clock.now()
-    async with sqlite_store(clock, max_queued=1) as store:
-        batches = [[prediction(f"r-{n}", at=at)] for n in range(50)]
-        results = await asyncio.gather(*map(store.add, batches), return_exceptions=True)
-        refused = [r for r in results if isinstance(r, BaseException)]
-        assert all(isinstance(error, TransientError) for error in refused)
-        assert refused
-        (tally,) = await store.totals(*FRAUD)
-        assert tally.predictions == 50 - len(refused)
 
 
 _NAMES = st.sampled_from(["a", "b", "c"])

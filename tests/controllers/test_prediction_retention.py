@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from modelplane.controllers.prediction_retention import PredictionRetention
+from modelplane.errors import TransientError
 from modelplane.ports.predictions import Label, Place, Prediction
 from modelplane.ports.store import Transaction
 from modelplane.resources.meta import Metadata, Subject
@@ -54,3 +57,24 @@ async def test_each_deployment_keeps_for_as_long_as_it_says(tmp_path: Path) -> N
         clock.step(31 * 86_400)
         await retention.tick()
         assert await predictions.deployments() == []
+
+
+async def test_storage_that_does_not_answer_holds_up_no_other_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path) as (store, clock):
+        predictions = InMemoryPredictions(clock)
+        for name in ("away", "there"):
+            place = Place("production", name, "1.0.0")
+            await predictions.add([Prediction("r-1", 0, place, clock.now())])
+        expire = predictions.expire
+
+        async def fail(environment: str, deployment: str, before: datetime) -> int:
+            if deployment == "away":
+                raise TransientError("the storage does not answer")
+            return await expire(environment, deployment, before)
+
+        monkeypatch.setattr(predictions, "expire", fail)
+        clock.step(31 * 86_400)
+        await PredictionRetention(store, predictions, clock).tick()
+        assert await predictions.deployments() == [("production", "away")]

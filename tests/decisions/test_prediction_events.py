@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from modelplane.agent.prediction_spool import Origin
 from modelplane.agent.predictions import stamped
 from modelplane.decisions.prediction_events import (
+    MAX_ROWS,
     REQUEST_TYPE,
     RESPONSE_TYPE,
     PredictionEvent,
+    count_unkept,
     make_predictions,
     read_event,
 )
@@ -81,10 +83,52 @@ def test_the_prediction_is_the_output_that_is_named_or_the_only_one(
 
 
 def test_what_is_redacted_is_in_no_row() -> None:
-    log = PredictionLog(redact=("card", "z"), join_key="input.card")
+    # Stored before it was refused: neither key nor slice may tell what is redacted.
+    log = PredictionLog.model_construct(
+        redact=("card", "z"), join_key="input.card", slices=("input.card",), inputs=True
+    )
     request = {"instances": [{"card": "4711", "x": 1}]}
     (row,) = rows(request, {"predictions": [{"y": 1, "z": 2}]}, log)
     assert (row.inputs, row.outputs) == ({"x": 1}, {"y": 1})
+    assert (row.key, row.parts) == ("", ())
+
+
+@pytest.mark.parametrize("field", [{"joinKey": "input.card"}, {"slices": ["input.card"]}])
+def test_a_key_or_slice_that_is_redacted_is_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"'input.card', whose values redact keeps away"):
+        PredictionLog.model_validate({"redact": ["card"], **field})
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"instances": [[4711, 1]]},
+        {"instances": [4711]},
+        {"inputs": [tensor("input-0", [1, 2], [4711, 1])]},
+    ],
+)
+def test_of_columns_without_names_nothing_is_kept_while_one_is_redacted(request_: Any) -> None:
+    response = {"outputs": [tensor("predictions", [1], [1])]}
+    (row,) = rows(request_, response, PredictionLog(redact=("card",)))
+    assert (row.inputs, row.predicted) == ({}, 1)
+    (row,) = rows(request_, response)
+    assert row.inputs
+    (row,) = rows(request_, response, PredictionLog(redact=("card",)), modelversion="1.0.0")
+    assert row.inputs or "instances" in request_, "a model server has left it out already"
+
+
+def test_no_moment_is_to_come_and_no_latency_is_too_long() -> None:
+    answer = {"outputs": [tensor("predictions", [1], [1])]}
+    (row,) = rows(None, answer, time="9999-12-31T00:00:00Z")
+    assert row.at == NOW
+    (row,) = rows(None, answer, time="0001-01-01T00:00:00Z", latencyus=2**53 - 1)
+    assert row.latency_s is None
+    (row,) = rows(None, answer, time="0001-01-01T00:00:00Z", latencyus=10**9)
+    assert row.at.year == 1
+
+
+def test_what_a_model_answers_is_not_taken_for_a_count() -> None:
+    assert len(rows(None, {"predictions": [1, 0], "rows": 99_999})) == 2
 
 
 def test_without_inputs_key_and_parts_are_still_told() -> None:
@@ -149,11 +193,20 @@ def test_what_the_model_server_writes_and_the_agent_stamps_is_understood() -> No
     assert found[0].at == datetime(2026, 1, 5, 9, 0, 0, 250_000, tzinfo=UTC)
 
 
-def test_rows_whose_data_was_too_large_are_counted_all_the_same() -> None:
-    found = rows(None, {}, rows=3, truncated="true")
-    assert [(row.row, row.predicted, row.outputs) for row in found] == [
-        (n, None, {}) for n in range(3)
-    ]
+def test_rows_that_hold_no_prediction_are_counted_and_not_kept() -> None:
+    assert rows(None, {}, rows=300_000, truncated="true") == []
+    assert count_unkept(event(RESPONSE_TYPE, {}, rows=300_000, truncated="true")) == 300_000
+    assert count_unkept(event(RESPONSE_TYPE, {}, truncated="true")) == 1
+    assert count_unkept(event(RESPONSE_TYPE, {"predictions": [0] * (MAX_ROWS + 7)})) == 7
+    assert count_unkept(event(RESPONSE_TYPE, {"predictions": [0]})) == 0
+
+
+def test_without_an_input_that_was_too_large_the_prediction_is_kept() -> None:
+    asked = event(REQUEST_TYPE, {}, truncated="true")
+    answered = event(RESPONSE_TYPE, {"outputs": [tensor("y", [1], [3])]}, rows=1)
+    log = PredictionLog()
+    (row,) = make_predictions(asked, answered, PLACE, log=log, labels=Labels(), now=NOW)
+    assert (row.inputs, row.predicted) == ({}, 3)
 
 
 JSON = st.recursive(
@@ -221,6 +274,17 @@ def test_a_half_that_stays_alone_is_given_up() -> None:
     late = buffer.put([], 30.0)
     assert [(request, response.id) for request, response in late.pairs] == [(None, "b")]
     assert len(buffer) == 1
+
+
+def test_halves_that_wait_are_bounded_in_bytes() -> None:
+    buffer = PairBuffer(max_bytes=100)
+    early = [event(REQUEST_TYPE, {}, id="a"), event(REQUEST_TYPE, {}, id="b")]
+    assert buffer.put(early, 0.0, size_bytes=100).lost == []
+    full = buffer.put([event(REQUEST_TYPE, {}, id="c")], 1.0, size_bytes=50)
+    assert [lost.id for lost in full.lost] == ["a"]
+    for name in ("b", "c"):
+        assert len(buffer.put([event(RESPONSE_TYPE, {}, id=name)], 2.0, size_bytes=50).pairs) == 1
+    assert buffer.put(early, 3.0, size_bytes=100).lost == [], "what left makes room"
 
 
 def test_a_request_and_its_copy_are_two() -> None:

@@ -46,17 +46,21 @@ class Batch:
         How many rows were predicted.
     body
         The events, ``application/cloudevents-batch+json``.
+    is_loss
+        Whether it only tells that the rows were lost.
     """
 
     origin: Origin
     rows: int
     body: bytes
+    is_loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
     origin: Origin
     rows: int
+    is_loss: bool
 
 
 class Spool:
@@ -94,7 +98,7 @@ class Spool:
         OSError
             It could not be written; nothing is left of it.
         """
-        head = json.dumps(asdict(_Head(batch.origin, batch.rows))).encode()
+        head = json.dumps(asdict(_Head(batch.origin, batch.rows, batch.is_loss))).encode()
         content = head + b"\n" + batch.body
         with self._lock:
             self._last += 1
@@ -164,7 +168,8 @@ class Spool:
         try:
             head, _, body = (self._folder / name).read_bytes().partition(b"\n")
             document = json.loads(head)
-            return Batch(Origin(*document["origin"]), int(document["rows"]), body)
+            is_loss = bool(document.get("is_loss", False))
+            return Batch(Origin(*document["origin"]), int(document["rows"]), body, is_loss)
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("predictions_unreadable", batch=name, error=type(error).__name__)
             return None

@@ -21,7 +21,14 @@ from modelplane.agent.control_plane import ControlPlane
 from modelplane.agent.node import Node
 from modelplane.agent.prediction_spool import Batch, Origin, Spool
 from modelplane.decisions.comparison import keeps_answers
-from modelplane.errors import Forbidden, ModelplaneError, TransientError, Unauthenticated
+from modelplane.errors import (
+    Forbidden,
+    InvalidResource,
+    ModelplaneError,
+    NotFound,
+    TransientError,
+    Unauthenticated,
+)
 from modelplane.ports.servers import PredictionPage
 from modelplane.resources.replica import Replica
 from modelplane_runtime.prediction_events import DROPPED_TYPE, REQUEST_TYPE, RESPONSE_TYPE
@@ -31,6 +38,8 @@ log = structlog.get_logger(__name__)
 _AT_ONCE = 4
 _PAGES = 16
 _SENT_AT_ONCE = 64
+_TRIES = 20
+_WAIT_S = 3.0
 _TYPES = (REQUEST_TYPE, RESPONSE_TYPE)
 _TOLD = (
     "id", "type", "time", "datacontenttype", "data", "rule", "mirrored", "truncated", "rows",
@@ -58,6 +67,7 @@ class PredictionCollector:
         self._silent: set[str] = set()
         self._sending: asyncio.Task[None] | None = None
         self._not_before_s = 0.0
+        self._failed: tuple[str, int] = ("", 0)
 
     async def run(self, serving: Callable[[], Sequence[Replica]]) -> None:
         """Fetch from the replicas that are `serving`, and send, again and again, for ever."""
@@ -138,7 +148,7 @@ class PredictionCollector:
             log.warning("predictions_dropped", rows=rows, deployment=origin.deployment)
             body = to_json([dropped_event(origin, rows, self._node.clock.now())])
             try:
-                await asyncio.to_thread(self._spool.put, Batch(origin, rows, body))
+                await asyncio.to_thread(self._spool.put, Batch(origin, rows, body, is_loss=True))
             except OSError as error:
                 self._spool.add_lost(origin, rows)
                 log.warning("predictions_not_spooled", error=str(error))
@@ -168,10 +178,28 @@ class PredictionCollector:
                 log.error("predictions_wait", batches=len(self._spool), error=str(error))
                 return
             except ModelplaneError as error:
-                # Would be refused for ever, and hold up what follows.
+                if not self._is_given_up(name, error):
+                    return
                 where = f"{batch.origin.environment}/{batch.origin.deployment}"
                 log.error("predictions_refused", of=where, rows=batch.rows, error=str(error))
+                # Not of a deployment that is gone, nor of a loss that was told in vain.
+                if not isinstance(error, NotFound) and not batch.is_loss:
+                    self._spool.add_lost(batch.origin, batch.rows)
             await asyncio.to_thread(self._spool.remove, name)
+
+    def _is_given_up(self, name: str, error: ModelplaneError) -> bool:
+        """Whether a batch would be refused for ever, and hold up what follows.
+
+        What failed over there, or did not get there whole, is worth some more tries.
+        """
+        if isinstance(error, InvalidResource | NotFound):
+            return True
+        tries = self._failed[1] + 1 if self._failed[0] == name else 1
+        self._failed = (name, tries)
+        self._not_before_s = self._node.clock.monotonic_s() + _WAIT_S
+        if tries < _TRIES:
+            log.warning("predictions_wait", batches=len(self._spool), error=str(error))
+        return tries >= _TRIES
 
 
 def stamped(event: Mapping[str, Any], origin: Origin) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from modelplane.api.bodies import parse_object, read_body
 from modelplane.api.deployments import load_deployment
 from modelplane.api.predictions import store_of
 from modelplane.api.routes import Routes
-from modelplane.decisions.feedback import read_feedback, without_words
+from modelplane.decisions.feedback import read_feedback, with_numbers
 from modelplane.errors import FieldError, InvalidResource
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
 
@@ -51,7 +51,7 @@ def add_feedback_routes(routes: Routes) -> None:
         model = deployment.spec.model
         await context.allow(subject, "report", "Feedback", place, model=model)
         if deployment.spec.labels.task == "regression":
-            feedback = without_words(feedback)
+            feedback = with_numbers(feedback)
         if feedback.faults and not feedback.labels:
             raise InvalidResource("no label is valid; nothing was kept", feedback.faults)
         name = deployment.metadata.name

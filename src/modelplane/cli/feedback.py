@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from modelplane.cli.output import print_json, remark
 from modelplane.cli.progress import tallying
 from modelplane.cli.session import Session, command, make_app
 from modelplane.client.label_files import LabelColumns, read_labels
+from modelplane.errors import InvalidResource
 from modelplane.resources.meta import DEFAULT_ENVIRONMENT
 
 app = make_app()
@@ -75,7 +77,7 @@ def import_(  # noqa: PLR0913 - one parameter for each option
     done = 0
     with tallying("labels sent") as advance:
         for batch in read_labels(file, columns):
-            answer = session.client.send_feedback(deployment, batch, place)
+            answer = _send(session, deployment, batch, place)
             fates.update(answer["fates"])
             faults += [_locate(fault, done) for fault in answer["faults"]]
             done += len(batch)
@@ -93,6 +95,19 @@ def import_(  # noqa: PLR0913 - one parameter for each option
             remark(f"… and {len(faults) - _SHOWN_FAULTS:,} more")
     if refused:
         raise typer.Exit(1)
+
+
+def _send(
+    session: Session, deployment: str, batch: Sequence[Mapping[str, Any]], environment: str
+) -> dict[str, Any]:
+    """Tell a batch; one in which no label is valid is no reason to keep back the rest."""
+    try:
+        return session.client.send_feedback(deployment, batch, environment)
+    except InvalidResource as error:
+        if not error.fields or not all(_POSITION.fullmatch(f.path) for f in error.fields):
+            raise
+        faults = [{"path": f.path, "message": f.message} for f in error.fields]
+        return {"fates": {"invalid": len(batch)}, "faults": faults}
 
 
 def _locate(fault: dict[str, Any], done: int) -> dict[str, Any]:

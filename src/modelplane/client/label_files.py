@@ -129,7 +129,7 @@ def _read_parquet(file: Path, columns: LabelColumns) -> Iterator[dict[str, Any]]
             for batch in opened.iter_batches(BATCH_ROWS, columns=wanted):
                 for row in batch.to_pylist():
                     yield _label(row, chosen, is_text=False)
-    except arrow.ArrowInvalid as error:
+    except (arrow.ArrowException, OSError) as error:
         detail = str(error).partition("\n")[0]
         raise InvalidResource(f"{file} cannot be read as Parquet: {detail}") from None
 
@@ -142,10 +142,10 @@ def _label(row: Mapping[str, Any], chosen: Mapping[str, str], *, is_text: bool) 
             value = _name(value)
         elif field == "at":
             value = _moment(value)
-        elif is_text:
-            value = _scalar(value)
         else:
-            value = _plain(value)
+            value = _scalar(value) if is_text else _plain(value)
+        if field == "row" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # a column of whole numbers with gaps
         if value is not None:
             label[field] = value
     return label

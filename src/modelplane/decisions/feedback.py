@@ -72,15 +72,15 @@ class Feedback:
     faults: Sequence[FieldError]
 
 
-def without_words(feedback: Feedback) -> Feedback:
-    """Return feedback of a regression: labels that are no numbers are faults.
+def with_numbers(feedback: Feedback) -> Feedback:
+    """Return feedback of a regression: labels that say no number are faults.
 
     One of them would stand, be no error that counts, and keep the right one away.
     """
     kept: list[tuple[Label, int]] = []
     faults = list(feedback.faults)
     for label, position in zip(feedback.labels, feedback.positions, strict=True):
-        if isinstance(label.label, str | bool):
+        if isinstance(label.label, str) and not _is_number(label.label):
             path = f"labels[{position}].label"
             faults.append(FieldError(path, "must be a number: the task is regression"))
         else:
@@ -91,6 +91,13 @@ def without_words(feedback: Feedback) -> Feedback:
         positions=[position for _, position in kept],
         faults=faults,
     )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def read_feedback(data: Mapping[str, Any]) -> Feedback:

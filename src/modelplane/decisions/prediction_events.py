@@ -32,6 +32,7 @@ _TYPES = frozenset({REQUEST_TYPE, RESPONSE_TYPE, DROPPED_TYPE})
 _DEFAULT_OUTPUT, _DEFAULT_SCORE = "predictions", "probabilities"
 _INPUT = "input."
 _MAX_LATENCY_US = 7 * 86_400 * 10**6
+_SKEW = timedelta(minutes=1)
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -209,15 +210,15 @@ def _moment(
 ) -> tuple[datetime, float | None]:
     """Return when the request came, and how long its answer took.
 
-    A moment to come is now: what has it would outlive every retention.
+    A moment far ahead is now: what has it would outlive its retention.
     """
     latency_us = response.count("latencyus")
     latency_s = None if latency_us is None or latency_us > _MAX_LATENCY_US else latency_us / 1e6
     if request is not None and request.at is not None:
         if latency_s is None and response.at is not None:
             latency_s = max(0.0, (response.at - request.at).total_seconds())
-        return min(request.at, now), latency_s
-    at = min(response.at or now, now)
+        return (request.at if request.at < now + _SKEW else now), latency_s
+    at = response.at if response.at is not None and response.at < now + _SKEW else now
     if latency_s is not None and at > _EARLIEST:
         at -= timedelta(seconds=latency_s)
     return at, latency_s

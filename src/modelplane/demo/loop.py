@@ -11,7 +11,7 @@ import asyncio
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -244,7 +244,8 @@ class _Watch:
 
     async def _look_at_playbook(self) -> PlaybookRun | None:
         """Tell how the playbook's run goes; return it once it is over."""
-        for run in (await call(self.client.list, PlaybookRun)).items:
+        runs: Sequence[PlaybookRun] = (await call(self.client.list, PlaybookRun)).items
+        for run in runs:
             status = run.status
             step = next((one for one in status.steps if one.phase == "Running"), None)
             doing = f": {step.name}" if step else ""

@@ -49,6 +49,14 @@ class PredictionLog(Part):
         default=(), max_length=MAX_LOG_SLICES, description="Parts that quality is told of apart."
     )
 
+    @model_validator(mode="after")
+    def _reads_nothing_redacted(self) -> PredictionLog:
+        for field, names in (("joinKey", (self.join_key or "",)), ("slices", self.slices)):
+            for name in names:
+                if name.startswith("input.") and name.removeprefix("input.") in self.redact:
+                    raise ValueError(f"{field} reads {name!r}, whose values redact keeps away")
+        return self
+
 
 class ValueRange(Part):
     """Bounds of a number; what lies outside counts as the bound."""

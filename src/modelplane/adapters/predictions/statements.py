@@ -250,8 +250,8 @@ class IndexWrites:
         return to_us(made.at) < self._expired_before[deployment_id]
 
     def _check_room(self, connection: Connection, count: int) -> None:
-        most = self._max_pending_rows
-        if most is not None and self.pending_rows(connection) + count > most:
+        pending = self.pending_rows(connection)  # before any of them are in
+        if self._max_pending_rows is not None and pending + count > self._max_pending_rows:
             raise TransientError(
                 f"{self._pending_rows} predictions wait to be written as Parquet, as many as may: "
                 "is the storage of predictions reachable?",
